@@ -1,0 +1,1 @@
+"""The classic ImageNet networks in JAX, exactly as published."""

@@ -1,0 +1,38 @@
+"""The networks, one paper per file. `MODELS` maps `config.model.name` to its module."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from cnn_arch.errors import UserError
+from cnn_arch.models import vgg
+from cnn_arch.models.layers import BatchNormSettings
+
+MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
+    'vgg': (vgg.VGG, vgg.VARIANTS),
+}
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def build(config: ml_collections.ConfigDict) -> nn.Module:
+    """The network that `config.model` describes, without parameters.
+
+    Raises UserError for a name, variant or dtype that does not exist.
+    """
+    if config.name not in MODELS:
+        raise UserError(f'model.name = {config.name!r}: choose one of {", ".join(MODELS)}')
+    cls, variants = MODELS[config.name]
+    if config.variant not in variants:
+        raise UserError(
+            f'model.variant = {config.variant!r}: {config.name} has {", ".join(variants)}'
+        )
+    if config.dtype not in DTYPES:
+        raise UserError(f'model.dtype = {config.dtype!r}: choose one of {", ".join(DTYPES)}')
+    fields = {**variants[config.variant], **config.options.to_dict()}
+    names = {field.name for field in dataclasses.fields(cls)}
+    if 'batch_norm' in names:
+        fields['batch_norm'] = BatchNormSettings(**config.batch_norm.to_dict())
+    return cls(**fields, num_classes=config.num_classes, dtype=DTYPES[config.dtype])

@@ -1,0 +1,186 @@
+"""What two or more of the papers share: pooling, normalisation, fully connected layers.
+
+All spatial reductions of all models go through `max_pool`, `avg_pool` and `global_average_pool`,
+so that an evaluation of images padded to a common size can find them.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_arch.errors import UserError
+
+Pad = int | tuple[tuple[int, int], tuple[int, int]]
+
+
+def _pads(
+    size: tuple[int, ...], window: int, stride: int, padding: Pad, ceil_mode: bool
+) -> tuple[tuple[int, int], ...]:
+    """Padding ((top, bottom), (left, right)), enlarged at the end to reach ceil-mode's size."""
+    pads = [(padding, padding)] * 2 if isinstance(padding, int) else [tuple(p) for p in padding]
+    result = []
+    for length, (before, after) in zip(size, pads, strict=True):
+        span = length + before + after - window
+        if span < 0:
+            raise UserError(
+                f'pooling window of {window} on a map of {size[0]}x{size[1]}: the input image is '
+                'too small for this network'
+            )
+        if ceil_mode:
+            steps = -(-span // stride)
+            # A window that would start in the padding behind the image is dropped (Caffe, PyTorch).
+            if steps * stride >= length + before:
+                steps -= 1
+            after += max(0, steps * stride - span)
+        result.append((before, after))
+    return tuple(result)
+
+
+def max_pool(
+    x: jax.Array, window: int, stride: int, padding: Pad = 0, ceil_mode: bool = False
+) -> jax.Array:
+    """Maximum over `window` x `window` places, [N, H, W, C] -> [N, H', W', C].
+
+    H' = floor((H + pads - window) / stride) + 1, or the ceiling with `ceil_mode`. Padding never
+    wins: it counts as minus infinity. Raises UserError where the window does not fit.
+    """
+    pads = _pads(x.shape[1:3], window, stride, padding, ceil_mode)
+    return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+
+@functools.partial(jax.jit, static_argnames=('window', 'stride', 'padding', 'count_padding'))
+def avg_pool(
+    x: jax.Array, window: int, stride: int, padding: Pad = 0, count_padding: bool = True
+) -> jax.Array:
+    """Mean over `window` x `window` places, [N, H, W, C] -> [N, H', W', C], rounded down.
+
+    With `count_padding` the zeros of the padding belong to the mean, else they do not.
+    """
+    pads = _pads(x.shape[1:3], window, stride, padding, ceil_mode=False)
+    return nn.avg_pool(x, (window, window), (stride, stride), pads, count_include_pad=count_padding)
+
+
+@jax.jit
+def global_average_pool(x: jax.Array) -> jax.Array:
+    """Mean over all places in float32, [N, H, W, C] -> [N, C] of x's dtype."""
+    return x.astype(jnp.float32).mean(axis=(1, 2)).astype(x.dtype)
+
+
+def local_response_normalisation(
+    x: jax.Array, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """b_i = a_i / (k + alpha * sum of a_j^2 over the n maps j around i)^beta, [N, H, W, C].
+
+    Krizhevsky et al. 2012, section 3.3, with the paper's constants. Alpha is not divided by n:
+    Caffe's `local_size: 5, alpha: 1e-4` means alpha = 2e-5 here, and its k is 1.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    before = n // 2
+    pads = ((0, 0), (0, 0), (0, 0), (before, n - 1 - before))
+    total = jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, n), (1, 1, 1, 1), pads)
+    return (x * (k + alpha * total) ** -beta).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormSettings:
+    """`config.model.batch_norm`: images per group of statistics, running-mean momentum, epsilon."""
+
+    group_size: int = 32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over groups of `group_size` images (Ioffe & Szegedy 2015).
+
+    Statistics are taken over consecutive groups of the global batch, so they do not depend on how
+    many devices it lies on; a batch smaller than a group is one group. Moments are in float32.
+    Running statistics are the mean over groups of the groups' mean and unbiased variance (the
+    paper's algorithm 2), decayed with `momentum`. Raises UserError when the groups do not divide
+    the batch.
+    """
+
+    settings: BatchNormSettings = BatchNormSettings()
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # [N, H, W, C]
+        channels = x.shape[-1]
+        scale = self.param('scale', self.scale_init, (channels,))
+        bias = self.param('bias', nn.initializers.zeros, (channels,))
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
+        var = self.variable('batch_stats', 'var', jnp.ones, (channels,))
+        if not train:
+            factor = scale * jax.lax.rsqrt(var.value + self.settings.epsilon)
+            return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
+
+        size = min(self.settings.group_size, x.shape[0])
+        if x.shape[0] % size:
+            raise UserError(
+                f'batch of {x.shape[0]} images in batch normalisation groups of {size}: choose '
+                'train.batch_size a multiple of model.batch_norm.group_size'
+            )
+        groups = x.astype(jnp.float32).reshape(-1, size, *x.shape[1:])  # [G, g, H, W, C]
+        group_mean = groups.mean(axis=(1, 2, 3), keepdims=True)
+        group_var = jnp.square(groups - group_mean).mean(axis=(1, 2, 3), keepdims=True)
+        if not self.is_initializing():
+            count = groups[0, ..., 0].size
+            keep = self.settings.momentum
+            unbiased = group_var.mean(axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
+            mean.value = keep * mean.value + (1 - keep) * group_mean.mean(axis=(0, 1, 2, 3))
+            var.value = keep * var.value + (1 - keep) * unbiased
+        normal = (groups - group_mean) * jax.lax.rsqrt(group_var + self.settings.epsilon)
+        return (normal * scale + bias).reshape(x.shape).astype(self.dtype)
+
+
+class FullyConnected(nn.Module):
+    """A fully connected layer over a `window` of [h, w] places, trained as a matrix.
+
+    The kernel is [h * w * c, features]; with `dense` it is [h, w, c, features] and slides over the
+    map as a convolution without padding (Sermanet et al. 2014), so [N, H, W, c] gives
+    [N, H - h + 1, W - w + 1, features]. Raises UserError where the map does not match the window.
+    """
+
+    features: int
+    window: tuple[int, int] = (1, 1)
+    dense: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h, w = self.window
+        kernel_shape = (h * w * x.shape[-1], self.features)
+        if self.dense:
+            if x.shape[1] < h or x.shape[2] < w:
+                raise UserError(
+                    f'{self.name}: a map of {x.shape[1]}x{x.shape[2]} is smaller than the window '
+                    f'{h}x{w}: the input image is too small for this network'
+                )
+            # Initialised as the matrix is (fan-in of the whole window), then reshaped.
+            kernel = self.param(
+                'kernel',
+                lambda key: self.kernel_init(key, kernel_shape).reshape(h, w, -1, self.features),
+            )
+        else:
+            if x.ndim == 4 and x.shape[1:3] != (h, w):
+                raise UserError(
+                    f'{self.name}: a map of {x.shape[1]}x{x.shape[2]} where the fully connected '
+                    f'layer takes {h}x{w}: give images of the training size, or evaluate densely'
+                )
+            x = x.reshape(x.shape[0], -1)
+            kernel = self.param('kernel', self.kernel_init, kernel_shape)
+        bias = self.param('bias', self.bias_init, (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        if self.dense:
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+            )
+            return y + bias
+        return x @ kernel + bias

@@ -1,0 +1,118 @@
+"""Every key of a run, with its default, unit and meaning. A paper's config is a diff on this.
+
+Change any key on the command line: `--config.optim.learning_rate=0.01`. Keys that do not exist,
+wrong types and impossible values are errors before anything is compiled.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The defaults; the papers' configs fill in what differs and lock it."""
+    d = ml_collections.ConfigDict
+    config = d()
+    config.seed = 0  # of initialisation, sample order, augmentation and dropout
+    config.init_from = (
+        ''  # folder of imported weights or a workdir to start from; '' = from scratch
+    )
+
+    config.model = d()
+    config.model.name = ''  # family, a key of cnn_arch.models.MODELS
+    config.model.variant = ''  # label of the paper's table in that family's file
+    config.model.num_classes = 1000
+    config.model.dtype = (
+        'float32'  # of the computation: float32 or bfloat16; parameters stay float32
+    )
+    config.model.options = d()  # fields of the module that a paper's config lets you change
+    config.model.batch_norm = d()
+    config.model.batch_norm.group_size = 32  # images per group of statistics, on any hardware
+    config.model.batch_norm.momentum = 0.9  # share of the old running statistics kept at each step
+    config.model.batch_norm.epsilon = 1e-5
+    config.model.batch_norm.precise = 0  # images to recompute running statistics over at the end
+
+    config.loss = d()
+    config.loss.name = 'softmax'  # softmax, lenet_mse (eq. 8), lenet_map (eq. 9), mse
+    config.loss.label_smoothing = 0.0  # share of the target spread over all classes
+    config.loss.auxiliary_weight = 0.0  # weight of GoogLeNet's auxiliary classifiers
+    config.loss.map_j = 0.1  # the constant j of LeNet-5's equation 9
+
+    config.data = d()
+    config.data.source = 'imagenet2012'  # digits, digits_scenes, mnist, folder or a tfds name
+    config.data.dir = ''  # where the source lies; '' = tfds' own default
+    config.data.train_split = 'train'
+    config.data.eval_split = 'validation'
+    config.data.channels = 3  # 1 = grey
+    config.data.mean = (123.68, 116.779, 103.939)  # grey levels, RGB, subtracted from the input
+    config.data.std = (1.0, 1.0, 1.0)  # grey levels, the input is divided by them
+    config.data.threads = 2  # decoding threads per process
+    config.data.workers = 0  # decoding processes per host; 0 = threads of this process
+    config.data.prefetch = 4  # batches decoded ahead
+    config.data.on_bad_image = 'stop'  # or skip: replaced deterministically, counted, logged
+
+    config.data.augment = d()
+    config.data.augment.size = 224  # pixels, side of the network's input in training
+    # isotropic: shorter side to S in [scale_min, scale_max], random window; central_square: the
+    # same from the central square; random_resized: random area and aspect; none: the whole image.
+    config.data.augment.crop = 'isotropic'
+    config.data.augment.scale_min = 256  # pixels, smallest training scale S
+    config.data.augment.scale_max = 256  # pixels, largest training scale S
+    config.data.augment.area_min = 0.08  # share of the image's area, random_resized only
+    config.data.augment.area_max = 1.0
+    config.data.augment.aspect_min = 3 / 4  # width / height, random_resized only
+    config.data.augment.aspect_max = 4 / 3
+    config.data.augment.interpolation = 'bilinear'  # bilinear, bicubic or random; antialiased
+    config.data.augment.mirror = True  # flip left-right with probability 1/2
+    config.data.augment.pca_colour = 0.0  # sigma of Krizhevsky's PCA colour noise (the paper: 0.1)
+    config.data.augment.photometric = False  # Howard's contrast, brightness, colour in random order
+    config.data.augment.rotation = 0.0  # degrees, uniform in [-rotation, rotation]
+    config.data.augment.planar = 0.0  # strength of LeNet-5's planar distortions, 0 = off
+
+    config.optim = d()
+    config.optim.rule = 'momentum'  # momentum, nesterov, alexnet, rmsprop or levenberg_marquardt
+    config.optim.learning_rate = 0.01  # the first one
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 0.0  # coupled L2, added to the gradient before momentum
+    config.optim.decay_all = True  # also decay biases and normalisation; False = kernels only
+    config.optim.filter_rms = 0.0  # ZFNet: filters are scaled back to this RMS; 0 = off
+    config.optim.polyak_decay = (
+        0.0  # decay of the averaged parameters that evaluation uses; 0 = off
+    )
+
+    config.schedule = d()
+    config.schedule.kind = 'constant'  # constant, steps, plateau, exponential or cosine
+    config.schedule.factor = 0.1  # the rate is multiplied by it at each drop
+    config.schedule.boundaries = ()  # epochs at which it drops (steps)
+    config.schedule.every = 0.0  # epochs between drops (exponential, in stairs)
+    config.schedule.drops = 3  # drops before training ends (plateau)
+    config.schedule.patience = 3  # evaluations without a better top-1 error before a drop (plateau)
+    config.schedule.min_delta = 0.1  # percent, what counts as better (plateau)
+    config.schedule.warmup_rate = 0.0  # ResNet's warm-up: this rate ...
+    config.schedule.warmup_until = (
+        0.0  # ... until the training error is below this, percent; 0 = off
+    )
+
+    config.train = d()
+    config.train.batch_size = 256  # images in a step, over all devices
+    config.train.epochs = 90.0  # passes over the training set
+    config.train.steps = 0  # overrides epochs if not 0
+    config.train.log_every = 20  # steps between lines of metrics
+    config.train.eval_every = 0  # steps between evaluations; 0 = once an epoch
+    config.train.on_nonfinite = 'stop'  # or skip: the update is left out and counted
+
+    config.eval = d()
+    config.eval.protocol = 'center'  # a key of cnn_arch.evaluation.protocols.PROTOCOLS
+    config.eval.scale = 256  # pixels, test scale Q: shorter side after resizing
+    config.eval.scales = ()  # pixels, test scales of a multi-scale protocol; () = the paper's rule
+    config.eval.batch_size = 64  # images in an evaluation step, over all devices
+
+    config.checkpoint = d()
+    config.checkpoint.every = 1000  # steps between checkpoints
+    config.checkpoint.keep = 3  # newest checkpoints kept
+    config.checkpoint.keep_every = (
+        0  # steps; checkpoints at its multiples are kept for ever; 0 = none
+    )
+
+    config.mesh = d()
+    config.mesh.data = -1  # devices along the batch; -1 = all that remain
+    config.mesh.model = 1  # devices along the fully connected layers
+    return config
