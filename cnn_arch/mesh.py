@@ -1,0 +1,79 @@
+"""How arrays lie on devices: the only file that knows.
+
+A mesh has two axes: `data` splits the images of a batch, `model` the fully connected layers.
+"""
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cnn_arch.errors import UserError
+
+DATA, MODEL = 'data', 'model'
+
+
+def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh over all devices of all processes that `config.mesh` asks for.
+
+    Raises UserError when the axes do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    model = config.model
+    data = count // model if config.data == -1 and model > 0 else config.data
+    if data < 1 or model < 1 or data * model != count:
+        raise UserError(
+            f'mesh.data = {config.data}, mesh.model = {config.model}: their product must be the '
+            f'number of devices, {count}'
+        )
+    # Auto: XLA propagates shardings from the arguments; make_mesh's default is explicit axes.
+    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis of the array is split over `data`."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def check_batch(name: str, size: int, mesh: Mesh) -> None:
+    """Raises UserError unless a batch of `size` images divides evenly over devices and hosts."""
+    parts = mesh.shape[DATA]
+    if size < 1 or size % parts:
+        raise UserError(
+            f'{name} = {size} does not divide over {parts} devices: choose a multiple of {parts}'
+        )
+
+
+def host_rows(size: int, mesh: Mesh) -> slice:
+    """The consecutive rows of a global batch of `size` that this process must supply."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((size,))
+    starts = [index[0].indices(size)[:2] for index in indices.values() if index]
+    return slice(min(start for start, _ in starts), max(stop for _, stop in starts))
+
+
+def to_devices(mesh: Mesh, batch: dict[str, np.ndarray], size: int) -> dict[str, jax.Array]:
+    """This process's rows of a global batch of `size` images as arrays over the whole mesh."""
+    sharding = batch_sharding(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, rows, (size, *rows.shape[1:]))
+
+    return {name: put(rows) for name, rows in batch.items()}
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Every process's equal copy of `tree`, laid on all devices."""
+    sharding = replicated(mesh)
+
+    def put(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
