@@ -82,6 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule.kind = 'constant'  # constant, steps, plateau, exponential or cosine
     config.schedule.factor = 0.1  # the rate is multiplied by it at each drop
     config.schedule.boundaries = ()  # epochs at which it drops (steps)
+    config.schedule.rates = ()  # the rate after each boundary (steps); () = what factor gives
     config.schedule.every = 0.0  # epochs between drops (exponential, in stairs)
     config.schedule.drops = 3  # drops before training ends (plateau)
     config.schedule.patience = 3  # evaluations without a better top-1 error before a drop (plateau)
