@@ -1,0 +1,42 @@
+"""The arithmetic on pixels, on the device inside the jitted step: colour, mean, scale.
+
+Departure: AlexNet and ResNet subtract the mean image; here, as in VGG and all later work, the mean
+colour is subtracted.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from cnn_arch.data.colour import LUMA, ORDERS
+
+
+def normalise(batch: dict[str, Any], data: Any) -> Array:
+    """uint8 [N, H, W, C] -> float32 [N, H, W, C]: photometric, + colour shift, - mean, / std."""
+    images = jnp.asarray(batch['image'], jnp.float32)
+    if 'photometric' in batch:
+        images = photometric(images, batch['photometric'])
+    if 'colour' in batch:
+        images = images + batch['colour'][:, None, None, :]
+    return (images - jnp.asarray(data.mean, jnp.float32)) / jnp.asarray(data.std, jnp.float32)
+
+
+def photometric(images: Array, parameters: Array) -> Array:
+    """Contrast, brightness and colour of float [N, H, W, 3] in [0, 255], in each image's own order.
+
+    `parameters` float [N, 4]: the three factors (1 = unchanged) and the index of the order in
+    ORDERS. What each does is Pillow's ImageEnhance (Howard 2013 used it), except that values
+    are clipped but not rounded between the steps.
+    """
+    order = jnp.asarray(ORDERS)[parameters[:, 3].astype(jnp.int32)]  # [N, 3]
+    luma = jnp.asarray(LUMA, images.dtype)
+    for step in range(3):
+        operation = order[:, step]
+        factor = jnp.take_along_axis(parameters, operation[:, None], axis=1)[:, None, None, :]
+        grey = (images * luma).sum(-1, keepdims=True)  # [N, H, W, 1]
+        mean = grey.mean((1, 2), keepdims=True)
+        which = operation[:, None, None, None]
+        towards = jnp.where(which == 0, mean, jnp.where(which == 1, 0.0, grey))
+        images = jnp.clip(towards + factor * (images - towards), 0.0, 255.0)
+    return images
