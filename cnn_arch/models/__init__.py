@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from cnn_arch.errors import UserError
-from cnn_arch.models import vgg
+from cnn_arch.models import lenet1, lenet5, vgg
 from cnn_arch.models.layers import BatchNormSettings
 
 MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
+    'lenet1': (lenet1.LeNet1, lenet1.VARIANTS),
+    'lenet5': (lenet5.LeNet5, lenet5.VARIANTS),
     'vgg': (vgg.VGG, vgg.VARIANTS),
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}

@@ -6,11 +6,13 @@ so that an evaluation of images padded to a common size can find them.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_arch.errors import UserError
 
@@ -38,6 +40,15 @@ def _pads(
             after += max(0, steps * stride - span)
         result.append((before, after))
     return tuple(result)
+
+
+def check_size(images: jax.Array, minimum: int) -> None:
+    """Raises UserError, with the smallest size, for images [N, H, W, C] smaller than `minimum`."""
+    height, width = images.shape[1:3]
+    if min(height, width) < minimum:
+        raise UserError(
+            f'images of {height}x{width}: this network takes {minimum}x{minimum} pixels or more'
+        )
 
 
 def max_pool(
@@ -184,3 +195,67 @@ class FullyConnected(nn.Module):
             )
             return y + bias
         return x @ kernel + bias
+
+
+# What the two LeNets share.
+
+
+def scaled_tanh(x: jax.Array) -> jax.Array:
+    """LeCun's squashing function A tanh(S a), A = 1.7159, S = 2 / 3 (1998, appendix A)."""
+    return 1.7159 * jnp.tanh(2 / 3 * x)
+
+
+def lecun_uniform(fan_in: Any) -> nn.initializers.Initializer:
+    """Uniform in [-2.4 / F, 2.4 / F] with F the inputs of a unit (LeCun et al. 1998, appendix A).
+
+    `fan_in` may be an array over the parameters' last axis, where units differ.
+    """
+    limit = 2.4 / jnp.asarray(fan_in, jnp.float32)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+class Subsampling(nn.Module):
+    """Sum of 2x2 places, times one coefficient, plus one bias per map; [N, H, W, C] -> H / 2."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = lecun_uniform(4)
+        coefficient = self.param('coefficient', init, (x.shape[-1],)).astype(self.dtype)
+        bias = self.param('bias', init, (x.shape[-1],)).astype(self.dtype)
+        return coefficient * (4 * avg_pool(x, 2, 2)) + bias
+
+
+class TableConv(nn.Module):
+    """A convolution without padding in which each map sees only some of the maps below.
+
+    `table` is the paper's: a line per map below, a character per map here, 'X' = connected. The
+    kernel is [window, window, connections], connections ordered by map here, then by map below:
+    there is no parameter for what is not connected.
+    """
+
+    table: Sequence[str]
+    window: int = 5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N, H, W, C]
+        connected = np.array([[mark == 'X' for mark in row] for row in self.table])
+        here, below = np.nonzero(connected.T)
+        fan_in = self.window**2 * connected.sum(axis=0)
+        kernel_shape = (self.window, self.window, len(here))
+        kernel = self.param('kernel', lecun_uniform(fan_in[here]), kernel_shape)
+        bias = self.param('bias', lecun_uniform(fan_in), (connected.shape[1],))
+        # One dense convolution with zeros costs less than one small convolution per map.
+        dense = jnp.zeros((self.window, self.window, *connected.shape), self.dtype)
+        dense = dense.at[:, :, below, here].set(kernel.astype(self.dtype), unique_indices=True)
+        x = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), dense, (1, 1), 'VALID',
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )  # fmt: skip
+        return x + bias.astype(self.dtype)
