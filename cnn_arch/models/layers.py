@@ -63,6 +63,32 @@ def max_pool(
     return nn.max_pool(x, (window, window), (stride, stride), pads)
 
 
+def max_pool_with_switches(
+    x: jax.Array, window: int, stride: int, padding: Pad = 0, ceil_mode: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """`max_pool` and its switches, int32 [N, H', W', C]: where each maximum came from.
+
+    A switch is the flat index h * W + w of the winning place of the map before pooling (Zeiler &
+    Fergus 2014, section 2.1). Of equal maxima the first in row-major order wins.
+    """
+    pads = _pads(x.shape[1:3], window, stride, padding, ceil_mode)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    rows, columns = ((length - window) // stride + 1 for length in padded.shape[1:3])
+    tops = stride * jnp.arange(rows) - pads[0][0]
+    lefts = stride * jnp.arange(columns) - pads[1][0]
+    best = jnp.full((x.shape[0], rows, columns, x.shape[3]), -jnp.inf, x.dtype)
+    switches = jnp.zeros(best.shape, jnp.int32)
+    for dy in range(window):
+        for dx in range(window):
+            ends = dy + stride * (rows - 1) + 1, dx + stride * (columns - 1) + 1
+            values = padded[:, dy : ends[0] : stride, dx : ends[1] : stride]
+            place = (tops + dy)[:, None] * x.shape[2] + (lefts + dx)  # [H', W']
+            wins = values > best
+            best = jnp.where(wins, values, best)
+            switches = jnp.where(wins, place[None, :, :, None], switches)
+    return best, switches
+
+
 @functools.partial(jax.jit, static_argnames=('window', 'stride', 'padding', 'count_padding'))
 def avg_pool(
     x: jax.Array, window: int, stride: int, padding: Pad = 0, count_padding: bool = True

@@ -1,0 +1,119 @@
+"""A. Krizhevsky, I. Sutskever, G. E. Hinton. ImageNet Classification with Deep Convolutional Neural
+Networks. NIPS 2012; and A. Krizhevsky. One weird trick for parallelizing convolutional neural
+networks. arXiv 1404.5997, 2014.
+
+`two_tower` is section 3.5 and figure 2 of the first paper: conv2, conv4 and conv5 see only the half
+of the maps below that lies on their GPU, which is a convolution in two groups.
+
+First-layer map: the paper's 224x224 input does not give 55x55 with an 11x11 window and stride 4.
+The author's code rounds the number of windows up, so the last one overhangs the image by 3 pixels;
+we pad 3 zeros at the bottom and at the right. At 227x227, Caffe's input, the padding is not reached
+and the network is Caffe's. `one_tower` pads 2 on all sides, as torchvision does.
+
+`one_tower` is torchvision's reading of the second paper, which prints no table of layers: 64, 192,
+384, 256, 256 maps, no towers, no response normalisation.
+
+Departures: response normalisation runs over all maps of a layer, as the formula of section 3.3 has
+it; the author's two-GPU configuration normalised each tower's maps on their own. torchvision drops
+inputs of fc6 and fc7, here their outputs are dropped, as in both papers' configurations (the same
+at test time).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_arch.errors import UserError
+from cnn_arch.models.layers import (
+    FullyConnected,
+    check_size,
+    local_response_normalisation,
+    max_pool,
+)
+
+OVERHANG = ((0, 3), (0, 3))  # (top, bottom), (left, right)
+
+# Figure 2. Maps, kernel, stride, padding, groups, and what follows convolution and ReLU.
+TWO_TOWER = [
+    (96, 11, 4, OVERHANG, 1, 'norm pool'),
+    (256, 5, 1, 2, 2, 'norm pool'),
+    (384, 3, 1, 1, 1, ''),
+    (384, 3, 1, 1, 2, ''),
+    (256, 3, 1, 1, 2, 'pool'),
+]
+ONE_TOWER = [
+    (64, 11, 4, 2, 1, 'pool'),
+    (192, 5, 1, 2, 1, 'pool'),
+    (384, 3, 1, 1, 1, ''),
+    (256, 3, 1, 1, 1, ''),
+    (256, 3, 1, 1, 1, 'pool'),
+]
+VARIANTS: dict[str, dict[str, Any]] = {
+    'two_tower': {'layers': TWO_TOWER, 'minimum': 224},
+    'one_tower': {'layers': ONE_TOWER, 'minimum': 223},
+}
+ORDERS = {
+    'relu-lrn-pool': ('norm', 'pool'),  # the paper, section 3.5
+    'relu-pool-lrn': ('pool', 'norm'),  # CaffeNet
+}
+BIASED = (2, 4, 5, 6, 7)  # section 5: these layers start with biases of one
+
+
+class AlexNet(nn.Module):
+    """Images [N, 224, 224, 3] -> logits [N, classes]; larger ones with `dense`."""
+
+    layers: Sequence[tuple[Any, ...]]
+    minimum: int  # pixels, smallest side that leaves fc6 its 6x6 map
+    num_classes: int = 1000
+    fc_units: int = 4096
+    dropout: float = 0.5  # on fc6 and fc7
+    order: str = 'relu-lrn-pool'
+    lrn_k: float = 2.0  # Caffe's weights: 1
+    lrn_alpha: float = 1e-4  # Caffe's weights: 2e-5, because Caffe divides its 1e-4 by n = 5
+    bias: float = 1.0  # of conv2, conv4, conv5, fc6 and fc7 at the start; Caffe: 0.1
+    dense: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
+        if self.order not in ORDERS:
+            raise UserError(f'order = {self.order!r}: choose one of {", ".join(ORDERS)}')
+        check_size(images, self.minimum)
+
+        def initialisers(index: int) -> dict[str, Any]:
+            """Section 5."""
+            bias = self.bias if index in BIASED else 0.0
+            return {
+                'kernel_init': nn.initializers.normal(0.01),
+                'bias_init': nn.initializers.constant(bias),
+            }
+
+        endpoints: dict[str, Any] = {}
+        x = images.astype(self.dtype)
+        for index, (maps, kernel, stride, padding, groups, then) in enumerate(self.layers, 1):
+            x = nn.Conv(
+                maps, (kernel, kernel), (stride, stride), padding, feature_group_count=groups,
+                dtype=self.dtype, name=f'conv{index}', **initialisers(index),
+            )(x)  # fmt: skip
+            x = endpoints[f'conv{index}'] = nn.relu(x)
+            for step in ORDERS[self.order]:
+                if step == 'norm' and 'norm' in then:
+                    x = local_response_normalisation(x, k=self.lrn_k, alpha=self.lrn_alpha)
+                    endpoints[f'norm{index}'] = x
+                if step == 'pool' and 'pool' in then:
+                    x = endpoints[f'pool{index}'] = max_pool(x, 3, 2)  # section 3.4: overlapping
+
+        for index, window in ((6, (6, 6)), (7, (1, 1))):
+            x = FullyConnected(
+                self.fc_units, window, self.dense, dtype=self.dtype, name=f'fc{index}',
+                **initialisers(index),
+            )(x)  # fmt: skip
+            x = endpoints[f'fc{index}'] = nn.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)  # section 4.2
+        x = FullyConnected(
+            self.num_classes, (1, 1), self.dense, dtype=self.dtype, name='fc8', **initialisers(8)
+        )(x)
+        return x.astype(jnp.float32), endpoints

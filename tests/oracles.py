@@ -1,0 +1,250 @@
+"""Independent implementations to hold the networks against, with the same random weights.
+
+Typical use:
+
+    variables = oracles.random_variables(model, size=224)
+    peer = oracles.torchvision().models.alexnet(weights=None).eval()
+    oracles.fill_torch(peer.features[0], variables, 'conv1')
+    ...
+    oracles.assert_close(model.apply(variables, images)[0], oracles.run_torch(peer, images))
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = dict[str, Any]
+
+
+@functools.cache
+def torchvision() -> types.ModuleType:
+    """torchvision, importable without its compiled extension (only models are used here).
+
+    Its Python part registers implementations for operators that the extension would define; they
+    are declared here where it is absent.
+    """
+    import torch
+
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in ('nms', 'qnms'):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    torchvision.library = library  # type: ignore[attr-defined]  # its definitions die with it
+    import torchvision as module
+
+    return module
+
+
+@functools.cache
+def timm() -> types.ModuleType:
+    """timm, which needs torchvision."""
+    torchvision()
+    import timm as module
+
+    return module
+
+
+def count_parameters(model: nn.Module, size: int | tuple[int, int] = 224, channels: int = 3) -> int:
+    """Trainable parameters by shape inference, as training would create them."""
+    shapes = abstract_variables(model, size, channels)
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes['params']))
+
+
+def abstract_variables(
+    model: nn.Module, size: int | tuple[int, int] = 224, channels: int = 3
+) -> Tree:
+    """Shapes of what `model.init` in training creates, nothing computed."""
+    height, width = (size, size) if isinstance(size, int) else size
+    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    return jax.eval_shape(functools.partial(model.init, train=True), keys, images)
+
+
+def abstract_endpoints(
+    model: nn.Module, size: int | tuple[int, int] = 224, channels: int = 3, train: bool = False
+) -> Tree:
+    """Shapes of the model's endpoints and of its logits (under 'logits'), nothing computed."""
+    height, width = (size, size) if isinstance(size, int) else size
+    images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+
+    def run(keys: Tree, images: jax.Array) -> Tree:
+        (logits, endpoints), _ = model.init_with_output(keys, images, train=train)
+        return {**endpoints, 'logits': logits}
+
+    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    return jax.eval_shape(run, keys, images)
+
+
+def random_variables(
+    model: nn.Module, size: int | tuple[int, int] = 224, channels: int = 3, seed: int = 0
+) -> Tree:
+    """Random values for all variables, none at a neutral value, in numpy float32.
+
+    Kernels are normal with variance 2 / fan-in, so that signals neither die nor explode; biases,
+    and all that batch normalisation owns, differ from 0 and 1 on purpose.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name, shape = path[-1].key, leaf.shape
+        if name in ('scale', 'var'):
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        values = rng.standard_normal(shape, np.float32)
+        if len(shape) > 1:
+            return values * np.float32(np.sqrt(2 / np.prod(shape[:-1])))
+        return values * np.float32(0.1)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, size, channels))
+
+
+def random_images(*shape: int, seed: int = 1) -> np.ndarray:
+    """Normalised images [N, H, W, C], float32."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _leaves(variables: Tree, path: str) -> tuple[Tree, Tree]:
+    """Parameters and running statistics under a path such as 'inception_3a/5x5'."""
+    result = []
+    for collection in ('params', 'batch_stats'):
+        tree: Tree = variables.get(collection, {})
+        for key in path.split('/'):
+            tree = tree.get(key, {})
+        result.append(tree)
+    if not result[0]:
+        raise KeyError(f'no parameters at {path}')
+    return result[0], result[1]
+
+
+def fill_torch(
+    module: Any, variables: Tree, path: str, window: tuple[int, int] | None = None
+) -> None:
+    """Copies our layer at `path` into a torch convolution, linear or batch normalisation layer.
+
+    `window` = (h, w) tells that a linear layer reads a flattened map: ours is flattened from
+    [h, w, c], torch's from [c, h, w]. Every tensor of either side must be used.
+    """
+    import torch
+
+    params, stats = _leaves(variables, path)
+    values = {}
+    if 'kernel' in params:
+        kernel = np.asarray(params['kernel'])
+        if kernel.ndim == 4:  # HWIO -> OIHW
+            kernel = kernel.transpose(3, 2, 0, 1)
+        elif window is not None:
+            kernel = kernel.reshape(*window, -1, kernel.shape[-1]).transpose(3, 2, 0, 1)
+            kernel = kernel.reshape(kernel.shape[0], -1)
+        else:
+            kernel = kernel.T
+        values['weight'] = kernel.reshape(module.weight.shape)
+    if 'scale' in params:
+        values['weight'] = params['scale']
+        values['running_mean'], values['running_var'] = stats['mean'], stats['var']
+    if 'bias' in params:
+        values['bias'] = params['bias']
+    state = {key: torch.tensor(np.asarray(value)) for key, value in values.items()}
+    own = module.state_dict()
+    if 'num_batches_tracked' in own:
+        state['num_batches_tracked'] = own['num_batches_tracked']
+    module.load_state_dict(state)  # strict: every tensor of the layer is given
+
+
+def run_torch(module: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
+    """The module's output for our images; a map [N, C, H, W] comes back as [N, H, W, C]."""
+    import torch
+
+    with torch.inference_mode():
+        output = module(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
+
+
+KERAS_NAMES = {
+    'gamma': 'scale',
+    'beta': 'bias',
+    'moving_mean': 'mean',
+    'moving_variance': 'var',
+    'bias': 'bias',
+    'kernel': 'kernel',
+}
+
+
+def fill_keras(layer: Any, variables: Tree, path: str) -> None:
+    """Copies our layer at `path` into a Keras convolution, dense or batch normalisation layer.
+
+    Keras flattens [h, w, c] as we do. Every weight of the Keras layer is set.
+    """
+    params, stats = _leaves(variables, path)
+    ours = {**params, **stats}
+    values = []
+    for weight in layer.weights:
+        value = np.asarray(ours.pop(KERAS_NAMES[weight.name]))
+        if value.ndim == 4 and value.shape != weight.shape:
+            value = value.swapaxes(2, 3)  # depthwise: [h, w, 1, C] -> [h, w, C, 1]
+        values.append(value)
+    assert not ours, f'{layer.name} has nothing like {sorted(ours)} of {path}'
+    layer.set_weights(values)
+
+
+def assert_close(ours: Any, theirs: Any, relative: float = 1e-4) -> None:
+    """Equal shapes; the largest difference is at most `relative` times the largest value."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    assert np.isfinite(ours).all()
+    spread = np.abs(theirs - theirs.mean(axis=0)).max() if len(theirs) > 1 else np.ptp(theirs)
+    assert spread > 0, 'the reference does not depend on the image: nothing is compared'
+    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert difference <= relative, f'relative difference {difference:.2e}'
+
+
+def step_changes(
+    model: nn.Module,
+    images: np.ndarray,
+    auxiliary_weight: float = 0.0,
+    variables: Tree | None = None,
+    learning_rate: float = 0.1,
+) -> tuple[float, dict[str, float]]:
+    """One step of plain gradient descent on softmax cross-entropy with labels 0, 1, 2, ...
+
+    Starts from the model's own initialisation unless `variables` are given. Returns the loss and,
+    for each parameter array by its path, the share of its elements that changed.
+    """
+    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    if variables is None:
+        variables = jax.jit(functools.partial(model.init, train=True))(keys, images)
+    labels = jnp.arange(len(images))
+
+    def loss_of(params: Tree) -> jax.Array:
+        (logits, endpoints), _ = model.apply(
+            {**variables, 'params': params},
+            images,
+            train=True,
+            rngs={'dropout': jax.random.key(2)},
+            mutable=['batch_stats'],
+        )
+        outputs = [(1.0, logits)]
+        outputs += [(auxiliary_weight, endpoints[k]) for k in ('loss1', 'loss2') if k in endpoints]
+        picked = [
+            weight * jax.nn.log_softmax(scores.astype(jnp.float32))[jnp.arange(len(labels)), labels]
+            for weight, scores in outputs
+        ]
+        return -sum(picked[1:], start=picked[0]).mean()
+
+    @jax.jit
+    def step(params: Tree) -> tuple[jax.Array, Tree]:
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        return loss, jax.tree.map(
+            lambda p, g: jnp.mean(p - learning_rate * g != p), params, gradients
+        )
+
+    loss, changed = step(variables['params'])
+    shares = {
+        jax.tree_util.keystr(path, simple=True, separator='/'): float(share)
+        for path, share in jax.tree_util.tree_leaves_with_path(changed)
+    }
+    return float(loss), shares
