@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_arch.errors import UserError
+from cnn_arch.models import cpu
 
 Pad = int | tuple[tuple[int, int], tuple[int, int]]
 
@@ -60,7 +61,7 @@ def max_pool(
     wins: it counts as minus infinity. Raises UserError where the window does not fit.
     """
     pads = _pads(x.shape[1:3], window, stride, padding, ceil_mode)
-    return nn.max_pool(x, (window, window), (stride, stride), pads)
+    return cpu.max_pool(x, window, stride, pads)
 
 
 def max_pool_with_switches(
