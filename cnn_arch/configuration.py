@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import types
+from typing import Any
 
 import ml_collections
 
@@ -66,3 +67,59 @@ def _import(path: pathlib.Path) -> types.ModuleType:
     if not hasattr(module, 'get_config'):
         raise UserError(f'{path} has no function get_config(variant): it is not a configuration')
     return module
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for values that cannot work together, before anything is compiled."""
+    augment = config.data.augment
+    scaled = augment.crop in ('isotropic', 'central_square')
+    choices = {
+        'train.on_nonfinite': ('stop', 'skip'),
+        'data.on_bad_image': ('stop', 'skip'),
+        'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'none'),
+        'data.augment.interpolation': ('bilinear', 'bicubic', 'random'),
+        'data.channels': (1, 3),
+    }
+    for key, allowed in choices.items():
+        value = _leaf(config, key)
+        if value not in allowed:
+            raise UserError(f'{key} = {value!r}: choose one of {", ".join(map(repr, allowed))}')
+    for key in ('train.batch_size', 'train.log_every', 'eval.batch_size', 'eval.scale',
+                'checkpoint.every', 'checkpoint.keep', 'data.threads', 'data.prefetch',
+                'data.augment.size', 'data.augment.scale_min', 'model.num_classes',
+                'model.batch_norm.group_size'):  # fmt: skip
+        if _leaf(config, key) < 1:
+            raise UserError(f'{key} = {_leaf(config, key)}: it must be at least 1')
+    for key in ('train.steps', 'train.eval_every', 'checkpoint.keep_every', 'data.workers', 'seed'):
+        if _leaf(config, key) < 0:
+            raise UserError(f'{key} = {_leaf(config, key)}: it must be 0 or more')
+    if config.train.steps == 0 and not config.train.epochs > 0:
+        raise UserError(f'train.epochs = {config.train.epochs}: it must be a positive number')
+    if scaled and augment.scale_min > augment.scale_max:
+        raise UserError(
+            f'data.augment.scale_min = {augment.scale_min} is larger than '
+            f'data.augment.scale_max = {augment.scale_max}'
+        )
+    if scaled and augment.size > augment.scale_min:
+        raise UserError(
+            f'data.augment.size = {augment.size}: a crop cannot be larger than the smallest '
+            f'training scale, data.augment.scale_min = {augment.scale_min}'
+        )
+    for low, high, top in (('area_min', 'area_max', 1.0), ('aspect_min', 'aspect_max', 100.0)):
+        if not 0 < augment[low] <= augment[high] <= top:
+            raise UserError(
+                f'data.augment.{low} = {augment[low]}, data.augment.{high} = {augment[high]}: '
+                f'expected 0 < {low} <= {high} <= {top:g}'
+            )
+    for key in ('mean', 'std'):
+        if len(config.data[key]) != config.data.channels:
+            raise UserError(
+                f'data.{key} = {config.data[key]}: expected {config.data.channels} numbers, one '
+                'for each of data.channels'
+            )
+
+
+def _leaf(config: ml_collections.ConfigDict, key: str) -> Any:
+    for part in key.split('.'):
+        config = config[part]
+    return config

@@ -1,8 +1,13 @@
-"""The two ways in which a command ends early, and their exit codes."""
+"""How a command can end, and its exit codes."""
 
 USER_ERROR = 2  # the user's mistake: one line on stderr, nothing half-written
+DIVERGED = 3  # the loss was not finite and train.on_nonfinite is 'stop'
 PREEMPTED = 75  # stopped by a signal after a complete save (EX_TEMPFAIL: run me again)
 
 
 class UserError(Exception):
     """A mistake of the user; its text is one line: what is wrong, where, and what to do."""
+
+
+class Diverged(Exception):
+    """A run whose loss or gradient was not finite; its text is one line."""

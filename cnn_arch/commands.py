@@ -1,0 +1,130 @@
+"""What every command line shares: `--config.key=value`, one-line errors, exit codes."""
+
+import argparse
+import ast
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+
+from cnn_arch import configuration
+from cnn_arch.errors import DIVERGED, USER_ERROR, Diverged, UserError
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs `main(argv)` and exits with what it returns; an error of `errors` is one line and its code."""
+    # XLA's default f32 convolutions on CPU run at half the speed of the ones this chooses; other
+    # platforms ignore the flag. It must stand before JAX starts.
+    flags = os.environ.get('XLA_FLAGS', '')
+    if 'xla_cpu_experimental_ynn_fusion_type' not in flags:
+        flags += ' --xla_cpu_experimental_ynn_fusion_type=-individual_convolution'
+    os.environ['XLA_FLAGS'] = flags.strip()
+
+    logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+    # Libraries that announce each checkpoint and each file would drown the progress.
+    for name in ('absl', 'orbax', 'jax', 'tensorstore'):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = USER_ERROR
+    except Diverged as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = DIVERGED
+    sys.exit(code or 0)
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ml_collections.ConfigDict]:
+    """Parses `--config=FILE:VARIANT` with its `--config.key=value` and the parser's own flags.
+
+    Raises UserError for keys that do not exist and values of a wrong type or out of range.
+    """
+    parser.allow_abbrev = False
+    parser.add_argument(
+        '--config', required=True, metavar='FILE[:VARIANT]', help='e.g. configs/vgg.py:D'
+    )
+    parser.add_argument_group(
+        'any key of configs/base.py', '--config.KEY=VALUE, e.g. --config.optim.learning_rate=0.01'
+    )
+    overrides, rest = split_overrides(argv)
+    args = parser.parse_args(rest)
+    config = configuration.load(args.config)
+    apply_overrides(config, overrides)
+    configuration.validate(config)
+    return args, config
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """`--config.a.b=c` and `--config.a.b c` as [('a.b', 'c')], and what else there is."""
+    overrides, rest = [], []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith('--config.'):
+            rest.append(word)
+            continue
+        key, has_value, value = word.removeprefix('--config.').partition('=')
+        if not has_value:
+            value = next(words, '')
+            if not value or value.startswith('--'):
+                raise UserError(f'{word}: a value is missing, write {word}=VALUE')
+        overrides.append((key, value))
+    return overrides, rest
+
+
+def apply_overrides(config: ml_collections.ConfigDict, overrides: list[tuple[str, str]]) -> None:
+    """Sets each dotted key to its value, read as the type that the default has."""
+    for key, text in overrides:
+        node = config
+        *parents, leaf = key.split('.')
+        for index, part in enumerate([*parents, leaf]):
+            is_leaf = index == len(parents)
+            if part not in node or isinstance(node[part], ml_collections.ConfigDict) == is_leaf:
+                raise UserError(f'--config.{key}: no such key{_nearest(key, config)}')
+            if not is_leaf:
+                node = node[part]
+        node[leaf] = _read(key, text, node[leaf])
+
+
+def _nearest(key: str, config: ml_collections.ConfigDict) -> str:
+    keys = flatten(config)
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    return f'; did you mean --config.{close[0]}?' if close else '; configs/base.py lists all keys'
+
+
+def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
+    """{'optim.learning_rate': 0.01, ...}: every leaf under its dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            leaves.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def _read(key: str, text: str, default: Any) -> Any:
+    kind = type(default)
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() in ('true', 'false'):
+            return text.lower() == 'true'
+        raise UserError(f'--config.{key}={text}: expected true or false')
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list | int | float):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if type(value) is not kind:
+        raise UserError(f'--config.{key}={text}: expected {kind.__name__}, e.g. {default!r}')
+    return value

@@ -1,0 +1,176 @@
+"""What a run tells while it goes: progress, metrics.jsonl, TensorBoard, the final result."""
+
+import collections
+import pathlib
+import sys
+import time
+from typing import Any, NoReturn
+
+import flax.linen as nn
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from cnn_arch.data.loader import TrainingBatches
+from cnn_arch.data.sources import Source
+from cnn_arch.errors import Diverged
+from cnn_arch.training.step import Metrics, Plan, TrainState
+from cnn_arch.training.workdir import MetricsWriter, write_json
+
+BAR = 20  # characters of the live bar
+
+
+class Report:
+    """Watches the metrics of a run without making its steps wait for them."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: ml_collections.ConfigDict,
+        plan: Plan,
+        start: int,
+        batches: TrainingBatches,
+    ):
+        self.result: dict[str, Any] | None = None
+        self._workdir, self._config, self._plan, self._batches = workdir, config, plan, batches
+        self._start = start
+        self._writer = MetricsWriter(workdir, start)
+        self._window: list[Metrics] = []  # of the steps since the last report
+        self._learning_rate: jax.Array | float = float('nan')
+        self._in_flight: collections.deque[jax.Array] = collections.deque()
+        self._began = self._since = time.monotonic()
+        self._evaluating = self._evaluating_since = 0.0  # seconds, not counted as training
+        self._last_step, self._waited = start, 0.0
+
+    def begin(
+        self, model: nn.Module, state: TrainState, train: Source, evaluation: Source, mesh: Mesh
+    ) -> None:
+        """Says what is about to run, and where it goes on."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        config, plan = self._config, self._plan
+        say(f'{config.model.name} {config.model.variant}: {count:,} parameters, '
+            f'{config.model.dtype}')  # fmt: skip
+        say(f'{train.name}: {len(train):,} training images, {len(evaluation):,} for evaluation, '
+            f'{train.num_classes} classes')  # fmt: skip
+        say(f'{mesh.devices.size} {jax.devices()[0].platform} device(s), '
+            f'{jax.process_count()} process(es); {plan.total:,} steps of '
+            f'{config.train.batch_size} images')  # fmt: skip
+        if self._start:
+            say(f'going on from the checkpoint of step {self._start:,}')
+
+    def step(self, step: int, metrics: Metrics) -> bool:
+        """Takes note of a step that is under way; False once a loss was not finite ('stop')."""
+        self._window.append(metrics)
+        self._learning_rate = metrics['learning_rate']
+        self._in_flight.append(metrics['finite'])
+        healthy = True
+        # Two steps back: computed by now, so looking does not hold up the device.
+        while len(self._in_flight) > (2 if step < self._plan.total else 0):
+            healthy &= bool(self._in_flight.popleft())
+        if step % self._config.train.log_every == 0 or step == self._plan.total:
+            self._report(step)
+        return healthy or self._config.train.on_nonfinite == 'skip'
+
+    def _report(self, step: int) -> None:
+        window = jax.device_get(self._window)
+        self._window = []
+        now = time.monotonic()
+        seconds = max(now - self._since - self._evaluating_since, 1e-9)
+        trained = now - self._began - self._evaluating
+        rate = (step - self._last_step) * self._config.train.batch_size / seconds
+        mean = {name: float(sum(m[name] for m in window) / len(window)) for name in window[0]}
+        values = {
+            'epoch': step / self._plan.per_epoch,
+            'loss': mean['loss'],
+            'train_top1_error': mean['top1_error'],
+            'learning_rate': float(window[-1]['learning_rate']),
+            'images_per_second': rate,
+            'images_per_second_per_device': rate / jax.device_count(),
+            'input_wait_percent': min(100.0, 100 * (self._batches.waited - self._waited) / seconds),
+            'skipped_updates': len(window) * (1 - mean['finite']),
+            'bad_images': self._batches.reader.bad_images,
+        }
+        eta = trained / max(step - self._start, 1) * (self._plan.total - step)
+        self._since, self._last_step = now, step
+        self._waited, self._evaluating_since = self._batches.waited, 0.0
+        self._writer.write(step, values)
+        line = (
+            f'step {step:,}/{self._plan.total:,}  epoch {values["epoch"]:.2f}  '
+            f'loss {values["loss"]:.4f}  error {values["train_top1_error"]:.1f} %  '
+            f'rate {values["learning_rate"]:.2g}  {rate:.0f} images/s '
+            f'({values["images_per_second_per_device"]:.0f} per device)  '
+            f'waits for input {values["input_wait_percent"]:.0f} %  ETA {clock(eta)}'
+        )
+        if values['skipped_updates']:
+            line += f'  {values["skipped_updates"]:.0f} updates skipped: not finite'
+        say(line, live=step / self._plan.total)
+
+    def evaluation(self, step: int, result: Any, seconds: float) -> None:
+        """Takes note of an evaluation that took that long."""
+        self._evaluating += seconds
+        self._evaluating_since += seconds
+        self.result = {
+            'top1_error': result.top1_error,
+            'top5_error': result.top5_error,
+            'images': result.images,
+        }
+        values = {'validation_top1_error': result.top1_error,
+                  'validation_top5_error': result.top5_error}  # fmt: skip
+        self._writer.write(step, {'epoch': step / self._plan.per_epoch, **values})
+        say(f'step {step:,}  validation: {result}')
+
+    def raise_diverged(self, state: TrainState) -> NoReturn:
+        """Ends the run: raises Diverged that names the step, the rate and the last finite loss."""
+        bad = int(state.bad_step)
+        rate = self._window[-1] if self._window else None
+        learning_rate = (
+            '' if rate is None else f' at learning rate {float(rate["learning_rate"]):g}'
+        )
+        raise Diverged(
+            f'loss or gradient not finite in step {bad + 1:,} at learning rate '
+            f'{float(self._learning_rate):g}; last finite loss '
+            f'{float(state.good_loss):.4g}; the last good checkpoint is kept in {self._workdir}. '
+            'Lower --config.optim.learning_rate, or leave such updates out: '
+            '--config.train.on_nonfinite=skip'
+        )
+
+    def stopped(self, step: int) -> None:
+        """Says how to go on after a signal."""
+        say(f'stopped at step {step:,} with a checkpoint; the same command goes on from there')
+
+    def finish(self, step: int) -> None:
+        """Writes result.json and says where everything lies."""
+        self._writer.close()
+        result = {
+            'model': f'{self._config.model.name}:{self._config.model.variant}',
+            'step': step,
+            'epochs': step / self._plan.per_epoch,
+            'protocol': self._config.eval.protocol,
+            **(self.result or {}),
+            'seconds': time.monotonic() - self._began,
+            'seconds_evaluating': self._evaluating,
+        }
+        if jax.process_index() == 0:
+            write_json(self._workdir / 'result.json', result)
+        say(f'done in {clock(result["seconds"])}; see {self._workdir}: checkpoints/{step}, '
+            'metrics.jsonl, tensorboard/, result.json')  # fmt: skip
+
+
+def say(line: str, live: float | None = None) -> None:
+    """Prints from the first process; with the share done, over the last line on a terminal."""
+    if jax.process_index() != 0:
+        return
+    if not sys.stdout.isatty():
+        print(line, flush=True)
+    elif live is None:
+        print(f'\r\033[K{line}', flush=True)
+    else:
+        full = round(BAR * live)
+        print(f'\r\033[K[{"#" * full}{"-" * (BAR - full)}] {line}', end='', flush=True)
+
+
+def clock(seconds: float) -> str:
+    """4000 -> '1:06:40'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{rest:02d}'

@@ -1,0 +1,215 @@
+"""The state of a training run and the pure function that advances it by one batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from cnn_arch import mesh as meshes
+from cnn_arch.data import preprocess
+from cnn_arch.training import checkpoint, losses, optimisers, schedules
+
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run must remember; the state of the input is `step`."""
+
+    step: jax.Array  # int32, batches seen
+    params: Any
+    batch_stats: Any  # running statistics of batch normalisation, {} without
+    average: Any  # Polyak average of params, {} without
+    optimiser: Any
+    feedback: schedules.Feedback  # what the schedule has learnt from the errors
+    skipped: jax.Array  # int32, updates left out because loss or gradient was not finite
+    bad_step: jax.Array  # int32, the first of them, -1 if none
+    good_loss: jax.Array  # float32, the last finite loss
+    evaluated: jax.Array  # int32, step of the last evaluation that the feedback has seen
+
+    def model(self) -> dict[str, Any]:
+        """What evaluation needs."""
+        return {
+            'params': self.params, 'batch_stats': self.batch_stats, 'average': self.average,
+        }  # fmt: skip
+
+    def training(self) -> dict[str, Any]:
+        """The rest."""
+        names = {field.name for field in dataclasses.fields(self)} - self.model().keys()
+        return {name: getattr(self, name) for name in sorted(names)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run is, in steps, and what happens when."""
+
+    total: int
+    per_epoch: float
+    eval_every: int
+    save_every: int
+
+    def evaluates_at(self, step: int) -> bool:
+        """At multiples of `eval_every` and at the end."""
+        return step > 0 and (step % self.eval_every == 0 or step == self.total)
+
+    def saves_at(self, step: int) -> bool:
+        """At multiples of `save_every`."""
+        return step % self.save_every == 0
+
+
+def plan(config: ml_collections.ConfigDict, images: int) -> Plan:
+    """The plan of a run over a training set of that many images."""
+    per_epoch = images / config.train.batch_size
+    return Plan(
+        total=config.train.steps or max(1, round(config.train.epochs * per_epoch)),
+        per_epoch=per_epoch,
+        eval_every=config.train.eval_every or max(1, round(per_epoch)),
+        save_every=config.checkpoint.every,
+    )
+
+
+def variables(model_item: dict[str, Any]) -> dict[str, Any]:
+    """The Flax variables that evaluation uses: the averaged parameters where there are some."""
+    params = model_item['average'] or model_item['params']
+    stats = model_item['batch_stats']
+    return {'params': params, **({'batch_stats': stats} if stats else {})}
+
+
+def init_state(model: nn.Module, config: ml_collections.ConfigDict) -> TrainState:
+    """The state before the first step, from `config.seed`. Jit it, or jax.eval_shape it."""
+    side = config.data.augment.size
+    images = jnp.zeros((1, side, side, config.data.channels))
+    fresh = model.init(jax.random.key(config.seed), images)
+    params = fresh['params']
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=fresh.get('batch_stats', {}),
+        average=params if config.optim.polyak_decay else {},
+        optimiser=optimisers.build(config.optim).init(params),
+        feedback=schedules.initial_feedback(),
+        skipped=jnp.int32(0),
+        bad_step=jnp.int32(-1),
+        good_loss=jnp.float32(jnp.nan),
+        evaluated=jnp.int32(0),
+    )
+
+
+def create_state(model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
+    """`init_state` computed on the mesh."""
+    return jax.jit(lambda: init_state(model, config), out_shardings=meshes.replicated(mesh))()
+
+
+def abstract_state(model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing it."""
+    shapes = jax.eval_shape(lambda: init_state(model, config))
+    sharding = meshes.replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def restore_state(checkpoints: checkpoint.Checkpoints, abstract: TrainState) -> TrainState:
+    """The newest checkpoint as a state of `abstract`'s shapes and shardings."""
+    assert checkpoints.latest is not None
+    model, rest = checkpoints.restore(checkpoints.latest, abstract.model(), abstract.training())
+    return TrainState(**model, **rest)
+
+
+def after_evaluation(
+    state: TrainState, top1_error: float, config: ml_collections.ConfigDict, mesh: Mesh
+) -> TrainState:
+    """The state that has learnt a validation error (percent); `plateau` schedules act on it."""
+    feedback = schedules.plateau_update(state.feedback, top1_error, config.schedule)
+    learnt = meshes.replicate(mesh, (feedback, state.step))
+    return dataclasses.replace(state, feedback=learnt[0], evaluated=learnt[1])
+
+
+def make_train_step(
+    model: nn.Module, config: ml_collections.ConfigDict, steps_per_epoch: float
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """The pure function (state, batch) -> (state, metrics).
+
+    Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the batch),
+    learning_rate, finite. An update whose loss or gradient is not finite is left out and counted;
+    with `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
+    """
+    optimiser = optimisers.build(config.optim)
+    schedule = schedules.learning_rate(config, steps_per_epoch)
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def loss_of(
+        params: Any, state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        inputs = {'params': params}
+        if state.batch_stats:
+            inputs['batch_stats'] = state.batch_stats
+        (logits, endpoints), updated = model.apply(
+            inputs,
+            images,
+            train=True,
+            rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
+            mutable=['batch_stats'],
+        )
+        loss = losses.loss(logits, endpoints, labels, config.loss).mean()
+        return loss, (logits, updated.get('batch_stats', {}))
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        images = preprocess.normalise(batch, config.data)
+        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state, images, batch['label']
+        )
+        error = 100 * jnp.mean(jnp.argmax(logits, axis=-1) != batch['label'])
+        rate = schedule(state.step, state.feedback)
+        updates, optimiser_state = optimiser.update(
+            gradients, state.optimiser, state.params, learning_rate=rate
+        )
+        params = optax.apply_updates(state.params, updates)
+        if config.optim.filter_rms:
+            params = optimisers.renormalise_filters(params, config.optim.filter_rms)
+        average = state.average
+        if config.optim.polyak_decay:
+            average = optimisers.update_average(average, params, config.optim.polyak_decay)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+        accept = finite
+        if config.train.on_nonfinite == 'stop':
+            accept &= state.skipped == 0
+
+        def choose(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
+
+        state = TrainState(
+            step=state.step + 1,
+            params=choose(params, state.params),
+            batch_stats=choose(batch_stats, state.batch_stats),
+            average=choose(average, state.average),
+            optimiser=choose(optimiser_state, state.optimiser),
+            feedback=schedules.warmup_update(state.feedback, error, config.schedule),
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+            bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
+            good_loss=jnp.where(finite, loss, state.good_loss),
+            evaluated=state.evaluated,
+        )
+        metrics = {'loss': loss, 'top1_error': error, 'learning_rate': rate, 'finite': finite}
+        return state, metrics
+
+    return train_step
+
+
+def compile_train_step(
+    model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh, steps_per_epoch: float
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """`make_train_step`, jitted over the mesh; the state that goes in is given up (donated)."""
+    return jax.jit(
+        make_train_step(model, config, steps_per_epoch),
+        donate_argnums=0,
+        out_shardings=meshes.replicated(mesh),
+    )

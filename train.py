@@ -1,0 +1,87 @@
+"""Trains one network of one paper: config -> mesh -> data -> model -> state -> loop.
+
+    python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
+
+The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
+The same command goes on where the run stopped. Ctrl-C or SIGTERM saves a checkpoint and exits with
+75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3.
+"""
+
+import argparse
+import pathlib
+import time
+
+from cnn_arch import commands, mesh, models
+from cnn_arch.data import sources
+from cnn_arch.data.loader import TrainingBatches
+from cnn_arch.errors import PREEMPTED
+from cnn_arch.evaluation.evaluate import evaluate
+from cnn_arch.training import checkpoint, report, schedules, workdir
+from cnn_arch.training import step as steps
+from cnn_arch.training.signals import StopRequest
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of the run')
+    args, config = commands.parse(parser, argv)
+    stop = StopRequest()
+
+    devices = mesh.create_mesh(config.mesh)
+    mesh.check_batch('train.batch_size', config.train.batch_size, devices)
+    mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
+    train_source, eval_source = (sources.open_for(config, split) for split in ('train', 'eval'))
+    plan = steps.plan(config, len(train_source))
+    model = models.build(config.model)
+    abstract = steps.abstract_state(model, config, devices)
+    workdir.open_workdir(args.workdir, config)
+
+    with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
+        if checkpoints.latest is None:
+            state = steps.create_state(model, config, devices)
+        else:
+            state = steps.restore_state(checkpoints, abstract)
+        start = int(state.step)
+        batches = TrainingBatches(train_source, config, devices, start, plan.total)
+        train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
+        log = report.Report(args.workdir, config, plan, start, batches)
+        log.begin(model, state, train_source, eval_source, devices)
+
+        def evaluated(state: steps.TrainState) -> steps.TrainState:
+            began = time.monotonic()
+            variables = steps.variables(state.model())
+            result = evaluate(model, variables, eval_source, config, devices)
+            log.evaluation(int(state.step), result, time.monotonic() - began)
+            return steps.after_evaluation(state, result.top1_error, config, devices)
+
+        step = start
+        if plan.evaluates_at(step) and int(state.evaluated) != step:
+            state = evaluated(state)  # the run was stopped between this step and its evaluation
+        done = schedules.plateau_done(state.feedback, config.schedule)
+        for batch in () if done else batches:
+            state, metrics = train_step(state, batch)
+            step += 1
+            if not log.step(step, metrics):
+                log.raise_diverged(state)
+            if plan.evaluates_at(step) and not stop.requested:
+                state = evaluated(state)
+                done = schedules.plateau_done(state.feedback, config.schedule)
+            if plan.saves_at(step) or stop.requested:
+                checkpoints.save(step, state.model(), state.training(), wait=stop.requested)
+            if stop.requested:
+                log.stopped(step)
+                return PREEMPTED
+            if done:
+                break
+
+        checkpoints.save(step, state.model(), state.training(), wait=True)
+        if log.result is None:  # the run had ended before: measure it again
+            evaluated(state)
+        log.finish(step)
+    return 0
+
+
+if __name__ == '__main__':
+    commands.run(main)
