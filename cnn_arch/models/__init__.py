@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import ml_collections
 
 from cnn_arch.errors import UserError
-from cnn_arch.models import lenet1, lenet5, vgg
+from cnn_arch.models import alexnet, googlenet, lenet1, lenet5, vgg, zfnet
 from cnn_arch.models.layers import BatchNormSettings
 
 MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
     'lenet1': (lenet1.LeNet1, lenet1.VARIANTS),
     'lenet5': (lenet5.LeNet5, lenet5.VARIANTS),
+    'alexnet': (alexnet.AlexNet, alexnet.VARIANTS),
+    'zfnet': (zfnet.ZFNet, zfnet.VARIANTS),
     'vgg': (vgg.VGG, vgg.VARIANTS),
+    'googlenet': (googlenet.GoogLeNet, googlenet.VARIANTS),
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -35,6 +38,8 @@ def build(config: ml_collections.ConfigDict) -> nn.Module:
         raise UserError(f'model.dtype = {config.dtype!r}: choose one of {", ".join(DTYPES)}')
     fields = {**variants[config.variant], **config.options.to_dict()}
     names = {field.name for field in dataclasses.fields(cls)}
-    if 'batch_norm' in names:
-        fields['batch_norm'] = BatchNormSettings(**config.batch_norm.to_dict())
+    if 'batch_norm' in names:  # a variant or an option turns it off with None or False
+        keys = [field.name for field in dataclasses.fields(BatchNormSettings)]
+        settings = BatchNormSettings(**{key: config.batch_norm[key] for key in keys})
+        fields['batch_norm'] = settings if fields.get('batch_norm', True) else None
     return cls(**fields, num_classes=config.num_classes, dtype=DTYPES[config.dtype])
