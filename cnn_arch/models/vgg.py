@@ -17,7 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_arch.models.layers import FullyConnected, local_response_normalisation, max_pool
+from cnn_arch.models.layers import (
+    FullyConnected,
+    check_size,
+    local_response_normalisation,
+    max_pool,
+)
 
 # Table 1. Numbers are the maps of a 3x3 convolution, (1, n) is a 1x1 convolution with n maps,
 # 'M' is maxpool.
@@ -57,6 +62,9 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
+        reduction = 2 ** sum(layer == 'M' for layer in self.layers)  # 32
+        side = self.input_size // reduction  # of fc6's window: 7 at 224
+        check_size(images, side * reduction)
         init = INITIALISERS[self.initialisation]
         endpoints: dict[str, Any] = {}
         x = images.astype(self.dtype)
@@ -77,7 +85,6 @@ class VGG(nn.Module):
                 x = endpoints[name] = nn.relu(x)
                 index += 1
 
-        side = self.input_size // 2 ** (stage - 1)  # 7 at 224
         for name, window in (('fc6', (side, side)), ('fc7', (1, 1))):
             x = FullyConnected(
                 self.fc_units, window, self.dense, kernel_init=init, dtype=self.dtype, name=name

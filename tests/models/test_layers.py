@@ -1,0 +1,98 @@
+"""The shared layers, each against PyTorch or against its formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from cnn_arch.errors import UserError
+from cnn_arch.models import layers
+from tests import oracles
+
+SIZES = [(7, 7), (8, 8), (13, 10), (6, 27)]
+
+
+def to_torch(x):
+    return torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))
+
+
+def from_torch(x):
+    return x.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize('ceil_mode', [False, True])
+@pytest.mark.parametrize(
+    ('window', 'stride', 'padding'), [(3, 2, 0), (3, 2, 1), (3, 1, 1), (2, 2, 0)]
+)
+@pytest.mark.parametrize('size', SIZES)
+def test_max_pool_and_its_switches(size, window, stride, padding, ceil_mode):
+    # Small integers: ties everywhere, as after ReLU, and negative maxima beside the padding.
+    x = np.random.default_rng(0).integers(-4, 0, (2, *size, 3)).astype(np.float32)
+    theirs, places = functional.max_pool2d(
+        to_torch(x), window, stride, padding, ceil_mode=ceil_mode, return_indices=True
+    )
+    np.testing.assert_array_equal(
+        layers.max_pool(x, window, stride, padding, ceil_mode), from_torch(theirs)
+    )
+    ours, switches = layers.max_pool_with_switches(x, window, stride, padding, ceil_mode)
+    np.testing.assert_array_equal(ours, from_torch(theirs))
+    assert switches.dtype == jnp.int32
+    np.testing.assert_array_equal(switches, from_torch(places))  # PyTorch's ties: the first, too
+
+
+def test_asymmetric_padding_counts_from_the_image():
+    x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    pads = ((0, 1), (1, 0))
+    ours, switches = layers.max_pool_with_switches(x, 2, 2, pads)
+    np.testing.assert_array_equal(ours[0, :, :, 0], [[4, 6], [12, 14]])
+    np.testing.assert_array_equal(switches[0, :, :, 0], [[4, 6], [12, 14]])
+    np.testing.assert_array_equal(layers.max_pool(x, 2, 2, pads), ours)
+
+
+def test_ceil_mode_covers_the_whole_map():
+    """The sizes that the papers' networks need, and what rounding down would give."""
+    for side, rounded_up, rounded_down in [(110, 55, 54), (26, 13, 12), (13, 6, 6), (112, 56, 55)]:
+        x = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+        for ceil_mode, expected in ((True, rounded_up), (False, rounded_down)):
+            shape = jax.eval_shape(lambda x, c=ceil_mode: layers.max_pool(x, 3, 2, 0, c), x).shape
+            assert shape == (1, expected, expected, 1)
+
+
+@pytest.mark.parametrize('count_padding', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_avg_pool(size, count_padding):
+    x = oracles.random_images(2, *size, 3)
+    theirs = functional.avg_pool2d(to_torch(x), 3, 2, 1, count_include_pad=count_padding)
+    ours = layers.avg_pool(x, 3, 2, 1, count_padding)
+    np.testing.assert_allclose(ours, from_torch(theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_window_that_does_not_fit_is_the_users_error():
+    with pytest.raises(UserError, match='window of 3 on a map of 2x5: the input image is too smal'):
+        layers.max_pool(jnp.zeros((1, 2, 5, 1)), 3, 2)
+
+
+@pytest.mark.parametrize('channels', [3, 5, 16])
+def test_local_response_normalisation(channels):
+    x = 60 * oracles.random_images(2, 4, 5, channels)
+    # PyTorch divides alpha by n, the paper does not.
+    theirs = functional.local_response_norm(to_torch(x), 5, alpha=5e-4, beta=0.75, k=2.0)
+    oracles.assert_close(layers.local_response_normalisation(x), from_torch(theirs), 1e-6)
+
+
+def test_local_response_normalisation_by_the_papers_formula():
+    a = 100 * np.random.default_rng(0).standard_normal(7)
+    b = [
+        a[i] / (2 + 1e-4 * sum(a[j] ** 2 for j in range(max(0, i - 2), min(6, i + 2) + 1))) ** 0.75
+        for i in range(7)
+    ]
+    x = jnp.asarray(a, jnp.float32).reshape(1, 1, 1, 7)
+    np.testing.assert_allclose(layers.local_response_normalisation(x)[0, 0, 0], b, rtol=1e-5)
+
+
+def test_check_size_names_the_smallest_size():
+    layers.check_size(jnp.zeros((1, 32, 40, 3)), 32)
+    with pytest.raises(UserError, match='images of 31x40: this network takes 32x32 pixels or more'):
+        layers.check_size(jnp.zeros((1, 31, 40, 3)), 32)
