@@ -1,0 +1,49 @@
+"""LeNet-1, Le Cun et al. 1990, and LeNet-5, LeCun et al. 1998, on MNIST.
+
+Command:   python train.py --config=configs/lenet.py:lenet5 --workdir=DIR --config.data.dir=MNIST
+           with the four idx files in the folder MNIST.
+"""
+
+import ml_collections
+
+from configs import base
+
+VARIANTS = ('lenet1', 'lenet5', 'lenet5_distortions')
+
+
+def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
+    """One of VARIANTS."""
+    config = base.get_config()
+    config.model.num_classes = 10
+    config.data.source = 'mnist'
+    config.data.eval_split = 'test'
+    config.data.channels = 1
+    config.data.augment.size = 28
+    config.data.augment.crop = 'none'
+    config.data.augment.mirror = False
+    config.eval.protocol = 'center'
+    config.eval.scale = 28
+    config.eval.batch_size = 500
+    if variant == 'lenet1':
+        config.model.name = 'lenet1'
+        config.model.variant = 'LeNet-1'
+        config.model.options.reduce = True  # 20x20 digits to 16x16
+        config.loss.name = 'mse'
+        config.data.mean = (127.5,)  # background -1, ink 1
+        config.data.std = (127.5,)
+        config.optim.learning_rate = 0.05
+    else:
+        config.model.name = 'lenet5'
+        config.model.variant = 'LeNet-5'
+        config.loss.name = 'lenet_map'
+        config.data.mean = (20.0,)  # background -0.1, ink 1.175
+        config.data.std = (200.0,)
+        config.optim.learning_rate = 0.005
+        if variant == 'lenet5_distortions':
+            config.data.augment.planar = 1.0
+    config.optim.momentum = 0.9
+    config.schedule.kind = 'cosine'
+    config.train.batch_size = 32
+    config.train.epochs = 20.0
+    config.checkpoint.every = 5000
+    return config.lock()
