@@ -22,22 +22,34 @@ def from_torch(x):
     return x.numpy().transpose(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize('ceil_mode', [False, True])
 @pytest.mark.parametrize(
-    ('window', 'stride', 'padding'), [(3, 2, 0), (3, 2, 1), (3, 1, 1), (2, 2, 0)]
+    ('size', 'window', 'stride', 'padding', 'ceil_mode'),
+    [
+        ((7, 7), 3, 2, 0, False),
+        ((8, 8), 3, 2, 0, False),
+        ((8, 8), 3, 2, 0, True),
+        ((13, 10), 3, 2, 0, True),
+        ((13, 10), 3, 2, 1, False),
+        ((6, 27), 3, 2, 1, True),
+        ((6, 9), 3, 1, 1, False),
+        ((7, 8), 2, 2, 0, True),
+    ],
 )
-@pytest.mark.parametrize('size', SIZES)
 def test_max_pool_and_its_switches(size, window, stride, padding, ceil_mode):
     # Small integers: ties everywhere, as after ReLU, and negative maxima beside the padding.
     x = np.random.default_rng(0).integers(-4, 0, (2, *size, 3)).astype(np.float32)
     theirs, places = functional.max_pool2d(
         to_torch(x), window, stride, padding, ceil_mode=ceil_mode, return_indices=True
     )
-    np.testing.assert_array_equal(
-        layers.max_pool(x, window, stride, padding, ceil_mode), from_torch(theirs)
-    )
-    ours, switches = layers.max_pool_with_switches(x, window, stride, padding, ceil_mode)
+
+    @jax.jit
+    def both(x):
+        ours = layers.max_pool(x, window, stride, padding, ceil_mode)
+        return ours, *layers.max_pool_with_switches(x, window, stride, padding, ceil_mode)
+
+    ours, again, switches = both(x)
     np.testing.assert_array_equal(ours, from_torch(theirs))
+    np.testing.assert_array_equal(again, ours)
     assert switches.dtype == jnp.int32
     np.testing.assert_array_equal(switches, from_torch(places))  # PyTorch's ties: the first, too
 
