@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import ml_collections
 
 from cnn_arch.errors import UserError
-from cnn_arch.models import alexnet, googlenet, lenet1, lenet5, vgg, zfnet
+from cnn_arch.models import (
+    alexnet,
+    bn_inception,
+    densenet,
+    googlenet,
+    lenet1,
+    lenet5,
+    resnet,
+    senet,
+    vgg,
+    zfnet,
+)
 from cnn_arch.models.layers import BatchNormSettings
 
 MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
@@ -18,6 +29,10 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
     'zfnet': (zfnet.ZFNet, zfnet.VARIANTS),
     'vgg': (vgg.VGG, vgg.VARIANTS),
     'googlenet': (googlenet.GoogLeNet, googlenet.VARIANTS),
+    'densenet': (densenet.DenseNet, densenet.VARIANTS),
+    'resnet': (resnet.ResNet, resnet.VARIANTS),
+    'bn_inception': (bn_inception.BNInception, bn_inception.VARIANTS),
+    'senet': (senet.SENet, senet.VARIANTS),
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 

@@ -123,6 +123,10 @@ def local_response_normalisation(
     return (x * (k + alpha * total) ** -beta).astype(x.dtype)
 
 
+# Normal with variance 2 / fan-in: He et al. 2015 (Delving Deep into Rectifiers), equation 10.
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchNormSettings:
     """`config.model.batch_norm`: images per group of statistics, running-mean momentum, epsilon."""
@@ -174,6 +178,27 @@ class BatchNorm(nn.Module):
             var.value = keep * var.value + (1 - keep) * unbiased
         normal = (groups - group_mean) * jax.lax.rsqrt(group_var + self.settings.epsilon)
         return (normal * scale + bias).reshape(x.shape).astype(self.dtype)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each map by a gate that reads all maps (Hu et al. 2018, section 3), [N, H, W, C].
+
+    Squeeze: the mean over places; excitation: C / reduction units with ReLU, then C with sigmoid.
+    """
+
+    reduction: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        layer = functools.partial(
+            nn.Dense, use_bias=self.use_bias, kernel_init=he_normal, dtype=self.dtype
+        )
+        gate = nn.relu(layer(channels // self.reduction, name='down')(global_average_pool(x)))
+        gate = nn.sigmoid(layer(channels, name='up')(gate))
+        return x * gate[:, None, None, :]
 
 
 class FullyConnected(nn.Module):

@@ -1,0 +1,226 @@
+"""K. He, X. Zhang, S. Ren, J. Sun. Deep Residual Learning for Image Recognition. CVPR 2016
+(arXiv 1512.03385): table 1, section 3.3 and figure 5. With `preactivation`, the same authors'
+Identity Mappings in Deep Residual Networks. ECCV 2016 (arXiv 1603.05027; "2016b" below).
+
+Each convolution is followed by batch normalisation and ReLU, the last of a block by batch
+normalisation, the addition of the shortcut and ReLU. Convolutions have no biases. A stage halves
+the map in its first block: in a bottleneck by its first 1x1 convolution (the authors' released
+models), or by its 3x3 ("v1.5", as torchvision's).
+
+Pre-activation as in 2016b: batch normalisation and ReLU stand before each convolution, and nothing
+after the addition. The first activation follows conv1, so the first block has none of its own; one
+more follows the last block (2016b, appendix). Where the maps grow, the projection reads the
+activation and is not normalised. 2016b does not say which convolution of a bottleneck has the
+stride: the 3x3 here, as in the Torch code of its ResNet-200.
+
+Keras' ResNet50V2, 101V2 and 152V2 (`-keras`) have the same blocks, except: a stage halves the map
+in its last block, by the 3x3 and by subsampling the identity; conv1 is pooled without an
+activation, over zeros in the padding; the first block has an activation of its own; conv1, the last
+convolution of each block and the projections have biases.
+
+Departures: none. What the paper leaves open: max-pooling has padding 1 (Torch, Keras); the authors'
+Caffe models have none and round up (`ceil_mode_pool`). Initialisation is normal with variance
+2 / fan-in, equation 10 of He et al. 2015, which is Caffe's; its equation 14 (fan-out, Torch's) is
+said to do as well. Labels 18 and 34 are option B, as in table 4; table 2 has option A.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_arch.errors import UserError
+from cnn_arch.models.layers import (
+    BatchNorm,
+    BatchNormSettings,
+    FullyConnected,
+    check_size,
+    global_average_pool,
+    he_normal,
+    max_pool,
+)
+
+# Table 1: blocks in conv2_x, conv3_x, conv4_x and conv5_x; a block is two 3x3 convolutions or a
+# bottleneck of 1x1, 3x3 and 1x1, the last with four times the maps.
+TABLE_1: dict[int, dict[str, Any]] = {
+    18: {'blocks': (2, 2, 2, 2), 'bottleneck': False},
+    34: {'blocks': (3, 4, 6, 3), 'bottleneck': False},
+    50: {'blocks': (3, 4, 6, 3), 'bottleneck': True},
+    101: {'blocks': (3, 4, 23, 3), 'bottleneck': True},
+    152: {'blocks': (3, 8, 36, 3), 'bottleneck': True},
+}
+WIDTHS = (64, 128, 256, 512)  # maps of the 3x3 convolutions in conv2_x .. conv5_x
+BLOCKS_200 = (3, 24, 36, 3)  # 2016b, section 4: conv3_x has sixteen blocks more than in 152
+
+V2 = {'stride_in': '3x3', 'preactivation': 'paper'}
+V2_KERAS = {'stride_in': '3x3', 'preactivation': 'keras'}
+VARIANTS: dict[str, dict[str, Any]] = {
+    'plain18': {**TABLE_1[18], 'shortcut': 'none'},
+    'plain34': {**TABLE_1[34], 'shortcut': 'none'},
+    '18': TABLE_1[18],
+    '34': TABLE_1[34],
+    '50': TABLE_1[50],
+    '101': TABLE_1[101],
+    '152': TABLE_1[152],
+    '18-A': {**TABLE_1[18], 'shortcut': 'A'},
+    '18-B': {**TABLE_1[18], 'shortcut': 'B'},
+    '18-C': {**TABLE_1[18], 'shortcut': 'C'},
+    '34-A': {**TABLE_1[34], 'shortcut': 'A'},
+    '34-B': {**TABLE_1[34], 'shortcut': 'B'},
+    '34-C': {**TABLE_1[34], 'shortcut': 'C'},
+    '50-v1_5': {**TABLE_1[50], 'stride_in': '3x3'},
+    '101-v1_5': {**TABLE_1[101], 'stride_in': '3x3'},
+    '152-v1_5': {**TABLE_1[152], 'stride_in': '3x3'},
+    '50-v2': {**TABLE_1[50], **V2},
+    '101-v2': {**TABLE_1[101], **V2},
+    '152-v2': {**TABLE_1[152], **V2},
+    '200-v2': {**TABLE_1[152], **V2, 'blocks': BLOCKS_200},
+    '50-v2-keras': {**TABLE_1[50], **V2_KERAS},
+    '101-v2-keras': {**TABLE_1[101], **V2_KERAS},
+    '152-v2-keras': {**TABLE_1[152], **V2_KERAS},
+}
+
+
+class ResNet(nn.Module):
+    """Images [N, H, W, 3] of any size -> logits [N, classes].
+
+    At sizes other than 224 this is the fully convolutional form of section 4.1: the classifier is
+    linear, so its scores averaged over places are its scores of the averaged maps.
+    """
+
+    blocks: Sequence[int]
+    bottleneck: bool
+    num_classes: int = 1000
+    shortcut: str = 'B'  # A, B (section 3.3), C (section 4.1), or none: a plain network
+    stride_in: str = '1x1'  # or 3x3: the convolution of a bottleneck that halves the map
+    preactivation: str = 'none'  # paper (2016b) or keras
+    ceil_mode_pool: bool = False
+    zero_init_last: bool = False  # a block's last scale starts at 0 (Goyal et al. 2017, 5.1)
+    batch_norm: BatchNormSettings = BatchNormSettings()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
+        check_size(images, 1)
+        if self.zero_init_last and (self.shortcut == 'none' or self.preactivation != 'none'):
+            raise UserError(
+                'model.options.zero_init_last: a plain network cannot learn from scales of zero, '
+                'and a pre-activation block has no last scale; set it to False'
+            )
+        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        norm = functools.partial(BatchNorm, self.batch_norm, dtype=self.dtype)
+        keras = self.preactivation == 'keras'
+        endpoints: dict[str, Any] = {}
+
+        x = images.astype(self.dtype)
+        x = conv(64, (7, 7), 2, padding=3, use_bias=keras, name='conv1')(x)  # [N, H / 2, W / 2, 64]
+        if keras:
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros may win against x < 0
+        else:
+            x = endpoints['conv1'] = nn.relu(norm(name='bn1')(x, train))
+        padding = 0 if keras or self.ceil_mode_pool else 1
+        x = max_pool(x, 3, 2, padding, self.ceil_mode_pool)
+        endpoints['pool1'] = x  # [N, H / 4, W / 4, 64]
+
+        for stage, (count, width) in enumerate(zip(self.blocks, WIDTHS, strict=True), 2):
+            for index in range(1, count + 1):
+                if keras:
+                    stride = 2 if index == count and stage < 5 else 1
+                else:
+                    stride = 2 if index == 1 and stage > 2 else 1
+                layers = _layers(width, stride, self.bottleneck, self.stride_in)
+                name = f'conv{stage}_{index}'
+                block: Block | PreactivationBlock
+                if self.preactivation == 'none':
+                    scale_init = nn.initializers.constant(0.0 if self.zero_init_last else 1.0)
+                    block = Block(layers, self.shortcut, conv, norm, scale_init, name=name)
+                else:
+                    first = stage == 2 and index == 1 and not keras
+                    block = PreactivationBlock(layers, conv, norm, first, keras, name=name)
+                x = endpoints[name] = block(x, train)  # [N, H / 2^stage, W / 2^stage, C]
+        if self.preactivation != 'none':
+            x = nn.relu(norm(name='bn5')(x, train))
+        x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
+        x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
+        return x.astype(jnp.float32), endpoints
+
+
+Layers = tuple[tuple[int, int, int], ...]  # of a block, each (kernel, maps, stride)
+
+
+def _layers(width: int, stride: int, bottleneck: bool, stride_in: str) -> Layers:
+    if not bottleneck:
+        return ((3, width, stride), (3, width, 1))
+    first, second = (stride, 1) if stride_in == '1x1' else (1, stride)
+    return ((1, width, first), (3, width, second), (1, 4 * width, 1))
+
+
+class Block(nn.Module):
+    """Figure 5: ReLU(F(x) + shortcut(x)), [N, H, W, C] -> [N, H / stride, W / stride, maps].
+
+    Here and below `conv` and `norm` construct the layers of the network.
+    """
+
+    layers: Layers
+    shortcut: str
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    last_scale_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = x
+        for place, (kernel, maps, stride) in enumerate(self.layers, 1):
+            size = (kernel, kernel)
+            y = self.conv(maps, size, stride, padding=kernel // 2, name=f'conv{place}')(y)
+            if place < len(self.layers):
+                y = nn.relu(self.norm(name=f'bn{place}')(y, train))
+            else:
+                y = self.norm(scale_init=self.last_scale_init, name=f'bn{place}')(y, train)
+        if self.shortcut == 'none':
+            return nn.relu(y)
+
+        stride = math.prod(stride for _, _, stride in self.layers)
+        if self.shortcut == 'C' or (self.shortcut == 'B' and x.shape[-1] != maps):
+            x = self.conv(maps, (1, 1), stride, name='projection')(x)
+            x = self.norm(name='projection_bn')(x, train)
+        else:  # the identity: every second place, zeros in the maps that are new (option A)
+            x = max_pool(x, 1, stride) if stride > 1 else x
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, maps - x.shape[-1])))
+        return nn.relu(y + x)
+
+
+class PreactivationBlock(nn.Module):
+    """2016b, figure 1(b): F(ReLU(BN(x))) + shortcut, shapes as above.
+
+    The `first` block reads an activation already. `biases`: Keras' form, see above.
+    """
+
+    layers: Layers
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    first: bool
+    biases: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        activation = x if self.first else nn.relu(self.norm(name='bn1')(x, train))
+        y = activation
+        for place, (kernel, maps, stride) in enumerate(self.layers, 1):
+            if place > 1:
+                y = nn.relu(self.norm(name=f'bn{place}')(y, train))
+            y = self.conv(
+                maps, (kernel, kernel), stride, padding=kernel // 2,
+                use_bias=self.biases and place == len(self.layers), name=f'conv{place}',
+            )(y)  # fmt: skip
+
+        stride = math.prod(stride for _, _, stride in self.layers)
+        if x.shape[-1] != maps:
+            x = self.conv(maps, (1, 1), stride, use_bias=self.biases, name='projection')(activation)
+        elif stride > 1:
+            x = max_pool(x, 1, stride)  # every second place
+        return y + x
