@@ -125,6 +125,7 @@ class _Trace:
         self.rows: dict[tuple[str, ...], _Row] = {}
         self.position = 0
         self.ends: dict[Any, int] = {}  # value -> position of the equation that computes it
+        self.filled: dict[Any, int] = {}  # kernel scattered into zeros -> how many weights it has
 
     def walk(
         self, jaxpr: Any, inputs: Sequence[int | None], outer: tuple[str, ...] = ()
@@ -141,6 +142,8 @@ class _Trace:
             ins = [depth(atom) for atom in equation.invars]
             if all(d is None for d in ins):
                 depths.update(dict.fromkeys(equation.outvars))
+                if equation.primitive.name == 'scatter':
+                    self.filled[equation.outvars[0]] = equation.invars[2].aval.size
                 continue
             stack = equation.source_info.name_stack.stack
             path = (*outer, *(scope.name for scope in stack if hasattr(scope, 'name')))
@@ -181,6 +184,9 @@ class _Trace:
                 scopes = scopes[:length]
                 break
         multiply_adds = _multiply_adds(equation)
+        if multiply_adds and equation.invars[1] in self.filled:  # a connection table (LeNet)
+            kernel = equation.invars[1]
+            multiply_adds = multiply_adds * self.filled[kernel] // kernel.aval.size
         module = tuple(scopes)
         if module in self.own or multiply_adds:
             old = self.rows.get(module)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_arch import configuration, summary
 from cnn_arch.errors import UserError
 from cnn_arch.models import lenet1, lenet5
 
@@ -169,6 +170,22 @@ def test_lenet5_against_loops():
         'output': 840,
     }  # fmt: skip
     assert sum(net.connections.values()) == 340_908
+
+
+def test_summary_counts_only_what_the_tables_connect():
+    """The printed connections are a layer's multiply-adds and one bias for each unit."""
+    config = configuration.load('configs/lenet.py:lenet5')
+    layers = {layer.name: layer for layer in summary.summarise('LeNet-5', config).layers}
+    for name, units, printed in (
+        ('C1', 28 * 28 * 6, 122_304),
+        ('C3', 10 * 10 * 16, 151_600),
+        ('C5', 120, 48_120),
+        ('F6', 84, 10_164),
+    ):
+        assert layers[name].multiply_adds + units == printed
+    config = configuration.load('configs/lenet.py:lenet1')
+    layers = {layer.name: layer for layer in summary.summarise('LeNet-1', config).layers}
+    assert layers['H3'].multiply_adds + 8 * 8 * 12 == 32_768
 
 
 def figure_3(digit):
