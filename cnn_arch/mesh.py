@@ -3,11 +3,14 @@
 A mesh has two axes: `data` splits the images of a batch, `model` the fully connected layers.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_arch.errors import UserError
@@ -77,3 +80,41 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(put, tree)
+
+
+def place(mesh: Mesh, tree: Any) -> Any:
+    """`tree` with all its arrays on the mesh; those that lie there already stay as they are."""
+    devices = set(mesh.devices.flat)
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices:
+            return leaf
+        return replicate(mesh, leaf)
+
+    return jax.tree.map(put, tree)
+
+
+def exchange(rows: np.ndarray) -> np.ndarray:
+    """Every process's `rows` (equal shapes), stacked in the order of the processes, on each."""
+    if jax.process_count() == 1:
+        return rows[None]
+    return np.asarray(multihost_utils.process_allgather(rows))
+
+
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """Arrays split over the mesh as NumPy arrays, whole on every process."""
+    if jax.process_count() > 1:
+        # A collective that waits for its input would hold up the devices' other work.
+        tree = _gatherer(mesh)(jax.block_until_ready(tree))
+    return jax.tree.map(np.asarray, tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _gatherer(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
+def by_image(function: Callable[..., Any], mesh: Mesh, arguments: int) -> Callable[..., Any]:
+    """`function` of `arguments` batches, run by each device on its own images: no communication."""
+    split = PartitionSpec(DATA)
+    return jax.shard_map(function, mesh=mesh, in_specs=(split,) * arguments, out_specs=split)

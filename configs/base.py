@@ -104,7 +104,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.protocol = 'center'  # a key of cnn_arch.evaluation.protocols.PROTOCOLS
     config.eval.scale = 256  # pixels, test scale Q: shorter side after resizing
     config.eval.scales = ()  # pixels, test scales of a multi-scale protocol; () = the paper's rule
-    config.eval.batch_size = 64  # images in an evaluation step, over all devices
+    config.eval.crop = 0  # pixels, side of a window; 0 = data.augment.size
+    config.eval.views = ()  # keys of evaluation.protocols.VIEWS; () = those of the protocol
+    config.eval.average = ''  # over a class score map: scores or posteriors; '' = the protocol's
+    config.eval.interpolation = 'bilinear'  # or bicubic; antialiased
+    config.eval.batch_size = 64  # windows in a step, over all devices; whole images by their area
 
     config.checkpoint = d()
     config.checkpoint.every = 1000  # steps between checkpoints

@@ -62,6 +62,18 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
+def check_architecture(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError that names the key where the run in a workdir has another network."""
+    old, new = flatten(read_config(workdir)), _plain(config)
+    for key in sorted(old.keys() | new.keys()):
+        shapes = (key.startswith('model.') and key not in FREE_KEYS) or key == 'optim.polyak_decay'
+        if shapes and old.get(key) != new.get(key):
+            raise UserError(
+                f'{workdir} holds a run with {key} = {old.get(key)!r}, but the config has '
+                f'{new.get(key)!r}'
+            )
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes all of it or nothing."""
     scratch = path.with_suffix('.tmp')

@@ -1,0 +1,106 @@
+"""The compiled side of an evaluation: views cut on the devices, and a network's posteriors."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from cnn_arch import mesh as meshes
+from cnn_arch.data import preprocess
+from cnn_arch.evaluation import dense
+from cnn_arch.evaluation.protocols import Plan
+from cnn_arch.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model with the arithmetic around it. Equal ones share their compiled functions."""
+
+    model: nn.Module = dataclasses.field(compare=False)
+    name: str  # the model's text, which tells models apart
+    data: ml_collections.FrozenConfigDict  # config.data: mean, std, channels
+    crop: int
+    average: str
+    mesh: Mesh
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, config: ml_collections.ConfigDict, plan: Plan, mesh: Mesh
+    ) -> 'Network':
+        """The network that `config` evaluates."""
+        data = ml_collections.FrozenConfigDict(config.data)
+        return cls(model, repr(model), data, plan.crop, plan.average, mesh)
+
+    def posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
+        """uint8 [N, crop, crop, C] -> float32 [N, classes]."""
+        pixels = preprocess.normalise({'image': images}, self.data)
+        logits, _ = self.model.apply(variables, pixels)
+        return jax.nn.softmax(logits)
+
+    def dense_posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
+        """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map."""
+        model, variables = dense.to_convolutional(
+            self.model, variables, self.data.augment.size, self.data.channels
+        )
+        pixels = preprocess.normalise({'image': images}, self.data)
+        scores, _ = model.apply(variables, pixels)
+        if scores.ndim == 2:  # the network itself pools over all places
+            scores = scores[:, None, None, :]
+        if self.average == 'scores':
+            return jax.nn.softmax(layers.global_average_pool(scores))
+        return layers.global_average_pool(jax.nn.softmax(scores))
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'mesh'))
+def cut_window(
+    images: jax.Array,
+    corners: jax.Array,
+    view: jax.Array,
+    mirrored: jax.Array,
+    size: int,
+    mesh: Mesh,
+) -> jax.Array:
+    """[N, H, W, C] -> [N, size, size, C] at each image's own corner of a view.
+
+    `corners` int32 [N, views, 2], top and left in pixels.
+    """
+
+    def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (*corner, 0), (size, size, image.shape[-1]))
+
+    windows = meshes.by_image(jax.vmap(cut), mesh, 2)(images, corners[:, view])
+    return jnp.where(mirrored, windows[:, :, ::-1], windows)
+
+
+@jax.jit
+def cut_whole(images: jax.Array, mirrored: jax.Array) -> jax.Array:
+    """[N, H, W, C], flipped left-right if `mirrored`."""
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """uint8 [N, side, side, C] -> uint8 [N, size, size, C], bilinear with antialiasing."""
+    shape = (images.shape[0], size, size, images.shape[-1])
+    resized = jax.image.resize(images.astype(jnp.float32), shape, 'bilinear', antialias=True)
+    return jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'whole'), donate_argnames='total')
+def accumulate(
+    total: jax.Array,
+    weight: jax.Array,
+    variables: Any,
+    images: jax.Array,
+    network: Network,
+    whole: bool,
+) -> jax.Array:
+    """total [N, classes] + weight * the posteriors of one view of each image."""
+    function = network.dense_posteriors if whole else network.posteriors
+    total = total + weight * function(variables, images)
+    return jax.lax.with_sharding_constraint(total, meshes.batch_sharding(network.mesh))

@@ -1,0 +1,143 @@
+"""The papers' test protocols as data: which scales, which views of each scale, which average.
+
+A scale Q is the shorter side of the resized image in pixels. A view is what the network sees at
+once: a window of the crop size, a square resized to it, or the whole image. The network's
+posteriors (softmax) of all views are averaged.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import ml_collections
+
+from cnn_arch.errors import UserError
+
+Entry = TypeVar('Entry')
+
+# Relative places of a window: 0 = first pixel, 1/2 = centre, 1 = last; it starts at
+# floor((size - window) * place) pixels.
+CENTRE = ((0.5, 0.5),)
+FIVE = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))
+GRID = tuple((i / 4, j / 4) for i in range(5) for j in range(5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """A set of views of an image of one scale, all of the same weight."""
+
+    places: tuple[tuple[float, float], ...] = ()  # of windows, vertical and horizontal
+    squares: tuple[float, ...] = ()  # regions of windows: squares along the longer side; () = all
+    resized: bool = False  # each square, resized to the window, too
+    whole: bool = False  # the whole image, with fully connected layers as convolutions
+    mirror: bool = True  # each view also flipped left-right
+
+
+VIEWS = {
+    'center': Views(CENTRE, mirror=False),
+    # Krizhevsky et al. 2012, section 4.1: four corners and the centre of the central square.
+    'ten_crop': Views(FIVE, squares=(0.5,)),
+    # Simonyan & Zisserman 2015, section 3.2: a 5x5 regular grid, 50 crops per scale.
+    'grid': Views(GRID),
+    # The same section, and He et al. 2016, section 3.4: the network slides over the whole image.
+    'whole': Views(whole=True),
+    # Szegedy et al. 2015, section 7: left, centre and right (or top, centre and bottom) squares;
+    # of each the corners, the centre and the square itself resized: 36 crops per scale.
+    'googlenet': Views(FIVE, squares=(0.0, 0.5, 1.0), resized=True),
+}
+
+# What is averaged over the places of a class score map. `scores`: scores are averaged, then comes
+# the softmax (Simonyan & Zisserman, section 3.2: "the class score map is spatially averaged
+# (sum-pooled)", then "the soft-max class posteriors of the original and flipped images are
+# averaged"). `posteriors`: the softmax at each place is averaged.
+AVERAGES = ('scores', 'posteriors')
+
+TEST_SCALE = 'eval.scale'
+# {S - 32, S, S + 32} for training at one scale S, {Smin, 0.5 (Smin + Smax), Smax} after scale
+# jitter (Simonyan & Zisserman, section 4.2).
+AROUND_TRAINING = 'around the training scale'
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Scales in pixels (or the rule that gives them), sets of views of equal weight, average."""
+
+    scales: tuple[int, ...] | str
+    views: tuple[str, ...]
+    average: str = 'scores'
+
+
+PROTOCOLS = {
+    'center': Protocol(TEST_SCALE, ('center',)),
+    'ten_crop': Protocol(TEST_SCALE, ('ten_crop',)),
+    'dense': Protocol(TEST_SCALE, ('whole',)),
+    'dense_multiscale': Protocol(AROUND_TRAINING, ('whole',)),
+    'vgg_dense': Protocol(TEST_SCALE, ('whole',)),  # tables 3 and 6
+    'vgg_dense_multiscale': Protocol(AROUND_TRAINING, ('whole',)),  # table 4
+    'vgg_150': Protocol(AROUND_TRAINING, ('grid',)),  # table 5, "multi-crop"
+    'vgg_multicrop_and_dense': Protocol(AROUND_TRAINING, ('grid', 'whole')),  # table 5
+    # Table 3; how its one and ten crops were cut is not printed: AlexNet's way, at the first scale.
+    'googlenet_1': Protocol((256,), ('center',)),
+    'googlenet_10': Protocol((256,), ('ten_crop',)),
+    'googlenet_144': Protocol((256, 288, 320, 352), ('googlenet',)),
+    'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),  # table 4
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A protocol for one config: scales and side of a window in pixels."""
+
+    protocol: str
+    scales: tuple[int, ...]
+    views: tuple[str, ...]
+    average: str
+    crop: int
+
+
+def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
+    """What `config.eval` declares, with the protocol called `name` in place of its own.
+
+    `eval.views` and `eval.average` take the place of the named protocol's own. Raises UserError
+    for what does not exist and for windows larger than the smallest scale.
+    """
+    name = name or config.eval.protocol
+    protocol = _known('eval.protocol', name, PROTOCOLS)
+    scales: tuple[int, ...]
+    if protocol.scales == TEST_SCALE:
+        scales = (config.eval.scale,)
+    elif config.eval.scales:
+        scales = tuple(config.eval.scales)
+    elif isinstance(protocol.scales, str):
+        scales = _around_training(name, config.data.augment)
+    else:
+        scales = protocol.scales
+    views = tuple(config.eval.views) or protocol.views
+    average = config.eval.average or protocol.average
+    if average not in AVERAGES:
+        raise UserError(f'eval.average = {average!r}: choose one of {", ".join(AVERAGES)}')
+    if any(type(scale) is not int or scale < 1 for scale in scales):
+        raise UserError(f'eval.scales = {scales}: expected sizes in pixels')
+    crop = config.eval.crop or config.data.augment.size
+    windows = any(_known('eval.views', view, VIEWS).places for view in views)
+    if windows and crop > min(scales):
+        raise UserError(
+            f'protocol {name}: windows of {crop} pixels do not fit into images of scale '
+            f'{min(scales)}: change eval.scale (or eval.scales), or eval.crop'
+        )
+    return Plan(name, scales, views, average, crop)
+
+
+def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int, ...]:
+    if augment.crop not in ('isotropic', 'central_square'):
+        raise UserError(
+            f'protocol {name} tests around the training scale S, which data.augment.crop = '
+            f'{augment.crop!r} does not have: give eval.scales'
+        )
+    low, high = augment.scale_min, augment.scale_max
+    return (low - 32, low, low + 32) if low == high else (low, (low + high) // 2, high)
+
+
+def _known(key: str, name: str, table: dict[str, Entry]) -> Entry:
+    if name not in table:
+        raise UserError(f'{key} = {name!r}: choose one of {", ".join(table)}')
+    return table[name]

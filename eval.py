@@ -1,0 +1,49 @@
+"""Tests a trained network by one paper's protocol: top-1 and top-5 error over a whole split.
+
+    python eval.py --config=configs/vgg.py:D --workdir=DIR [--step=N] [--protocol=dense]
+
+`--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
+`--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
+image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
+"""
+
+import argparse
+import pathlib
+
+from cnn_arch import commands, mesh, models
+from cnn_arch.data import sources
+from cnn_arch.evaluation import predictions, protocols
+from cnn_arch.evaluation.evaluate import evaluate
+from cnn_arch.training import checkpoint, workdir
+from cnn_arch.training import step as steps
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of a run')
+    parser.add_argument('--step', type=int, help='of the checkpoint; default: the newest')
+    parser.add_argument('--protocol', help='default: eval.protocol of the config')
+    parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
+    args, config = commands.parse(parser, argv)
+
+    plan = protocols.resolve(config, args.protocol)
+    workdir.check_architecture(args.workdir, config)
+    predictions.check_writable(args.predictions)
+    devices = mesh.create_mesh(config.mesh)
+    source = sources.open_for(config, 'eval')
+    model = models.build(config.model)
+    abstract = steps.abstract_state(model, config, devices).model()
+    restored, step = checkpoint.restore_model(args.workdir, abstract, args.step)
+
+    result = evaluate(model, steps.variables(restored), source, config, devices, args.protocol)
+    if args.predictions:
+        predictions.write(args.predictions, result, source)
+    scales = ', '.join(map(str, plan.scales))
+    print(f'{args.config}  step {step:,}  {source.name}  {plan.protocol} at {scales}  {result}')
+    return 0
+
+
+if __name__ == '__main__':
+    commands.run(main)
