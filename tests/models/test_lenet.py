@@ -174,7 +174,7 @@ def test_lenet5_against_loops():
 
 def test_summary_counts_only_what_the_tables_connect():
     """The printed connections are a layer's multiply-adds and one bias for each unit."""
-    config = configuration.load('configs/lenet.py:lenet5')
+    config = configuration.load(f'{configuration.CONFIGS}/lenet.py:lenet5')
     layers = {layer.name: layer for layer in summary.summarise('LeNet-5', config).layers}
     for name, units, printed in (
         ('C1', 28 * 28 * 6, 122_304),
@@ -183,7 +183,7 @@ def test_summary_counts_only_what_the_tables_connect():
         ('F6', 84, 10_164),
     ):
         assert layers[name].multiply_adds + units == printed
-    config = configuration.load('configs/lenet.py:lenet1')
+    config = configuration.load(f'{configuration.CONFIGS}/lenet.py:lenet1')
     layers = {layer.name: layer for layer in summary.summarise('LeNet-1', config).layers}
     assert layers['H3'].multiply_adds + 8 * 8 * 12 == 32_768
 
