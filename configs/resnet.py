@@ -1,0 +1,68 @@
+"""ResNet, He et al. 2016: plain and residual networks of table 1, their 2016b pre-activation form,
+and "v1.5".
+
+Command:   python train.py --config=configs/resnet.py:50 --workdir=DIR --config.data.dir=TFDS_DIR
+Hardware:  eight GPUs with 32 images each (the authors' README of their released models).
+Expected:  ILSVRC-2012 validation, top-1 / top-5 error. Ten crops (tables 2 and 3): plain18 27.94,
+           18-A 27.88, plain34 28.54 / 10.02, 34-A 25.03 / 7.76, 34-B 24.52 / 7.46, 34-C
+           24.19 / 7.40, 50 22.85 / 6.71, 101 21.75 / 6.05, 152 21.43 / 5.71. Whole images at five
+           scales (`--protocol=resnet_multiscale`, table 4): 34-B 21.84 / 5.71, 34-C 21.53 / 5.60,
+           50 20.74 / 5.25, 101 19.87 / 4.60, 152 19.38 / 4.49. One crop (the authors' README):
+           50 24.7 / 7.8, 101 23.6 / 7.1, 152 23.0 / 6.7.
+           v2, one crop of 320x320 (`--config.eval.crop=320 --config.eval.scale=320`; 2016b,
+           table 5): 152-v2 21.1 / 5.5, 200-v2 20.7 / 5.3.
+           v1_5 has no paper; torchvision's first weights, one crop: 50 23.87 / 7.14,
+           101 22.63 / 6.45, 152 21.69 / 5.95.
+Departures: the mean of each channel is subtracted, not of each pixel. "When the error plateaus" is
+           three evaluations without a gain of 0.1 percent (`schedule.patience`, `min_delta`); the
+           run ends after 60 x 10^4 iterations at the latest. The authors recomputed the statistics
+           of batch normalisation after training, over "a sufficiently large training batch"
+           (README): 51,200 images here. v1_5 follows torchvision's recipe (90 epochs, a tenth at
+           30 and 60, crops of random area). v2-keras is trained as v2; Keras does not say how its
+           weights were.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(variant: str = '50') -> ml_collections.ConfigDict:
+    """Section 3.4; 2016b's appendix for v2."""
+    config = base.get_config()
+    config.model.name = 'resnet'
+    config.model.variant = variant
+    config.model.options.zero_init_last = False
+    config.model.options.ceil_mode_pool = False  # True: as the authors' Caffe models
+    config.model.batch_norm.group_size = 32
+    config.model.batch_norm.precise = 51_200
+
+    config.data.augment.crop = 'isotropic'
+    config.data.augment.scale_min = 256
+    config.data.augment.scale_max = 480
+    config.data.augment.pca_colour = 0.1
+
+    config.optim.rule = 'momentum'
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 1e-4
+    config.train.batch_size = 256
+    if 'v' in variant:
+        config.schedule.kind = 'steps'
+        config.schedule.boundaries = (30.0, 60.0)
+        config.train.epochs = 90.0
+    else:
+        config.schedule.kind = 'plateau'
+        config.schedule.drops = 3
+        config.train.epochs = 120.0  # 60 x 10^4 iterations
+
+    config.eval.protocol = 'ten_crop'
+    config.eval.scale = 256
+    if 'v1_5' in variant:
+        config.data.mean = (123.675, 116.28, 103.53)
+        config.data.std = (58.395, 57.12, 57.375)
+        config.data.augment.crop = 'random_resized'
+        config.data.augment.pca_colour = 0.0
+        config.model.batch_norm.precise = 0
+        config.eval.protocol = 'center'
+    return config.lock()

@@ -1,0 +1,183 @@
+"""Batch normalisation: a slow loop, PyTorch, and the same numbers on any number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from cnn_arch.errors import UserError
+from cnn_arch.models.layers import BatchNorm, BatchNormSettings
+
+CHANNELS = 5
+
+
+def images(n=8, seed=0, dtype=np.float32):
+    """[n, 3, 2, channels], every image and channel with its own mean and spread."""
+    rng = np.random.default_rng(seed)
+    spread, mean = rng.uniform(0.5, 3, (n, 1, 1, CHANNELS)), rng.normal(size=(n, 1, 1, CHANNELS))
+    return (rng.normal(size=(n, 3, 2, CHANNELS)) * spread + 4 * mean).astype(dtype)
+
+
+def random_variables(seed=1):
+    rng = np.random.default_rng(seed)
+    draw = {name: rng.normal(size=CHANNELS).astype(np.float32) for name in ('bias', 'mean')}
+    draw |= {n: rng.uniform(0.5, 2, CHANNELS).astype(np.float32) for n in ('scale', 'var')}
+    return {
+        'params': {'scale': draw['scale'], 'bias': draw['bias']},
+        'batch_stats': {'mean': draw['mean'], 'var': draw['var']},
+    }
+
+
+def train(settings, variables, x, dtype=jnp.float32):
+    return BatchNorm(settings, dtype=dtype).apply(variables, x, train=True, mutable=['batch_stats'])
+
+
+def slow(settings, variables, x):
+    """Algorithm 1 of Ioffe & Szegedy per group and channel in float64; outputs, mean, variance."""
+    x = x.astype(np.float64)
+    output = np.empty_like(x)
+    means, variances = [], []
+    for start in range(0, len(x), settings.group_size):
+        group = slice(start, start + settings.group_size)
+        for c in range(x.shape[-1]):
+            values = x[group, :, :, c].ravel()
+            mean = sum(values) / len(values)
+            squares = sum((value - mean) ** 2 for value in values)
+            normal = (x[group, :, :, c] - mean) / np.sqrt(squares / len(values) + settings.epsilon)
+            scale, bias = (variables['params'][name][c] for name in ('scale', 'bias'))
+            output[group, :, :, c] = scale * normal + bias
+            means.append(mean)
+            variances.append(squares / (len(values) - 1))  # unbiased: algorithm 2
+    shape = (-1, x.shape[-1])
+    return output, np.reshape(means, shape).mean(axis=0), np.reshape(variances, shape).mean(axis=0)
+
+
+@pytest.mark.parametrize('group_size', [2, 4, 8])
+def test_groups_against_a_slow_loop(group_size):
+    settings = BatchNormSettings(group_size, momentum=0.7, epsilon=1e-3)
+    variables, x = random_variables(), images()
+    ours, updated = train(settings, variables, x)
+    theirs, mean, var = slow(settings, variables, x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name, batch in (('mean', mean), ('var', var)):
+        old = variables['batch_stats'][name]
+        expected = 0.7 * old + 0.3 * batch
+        np.testing.assert_allclose(updated['batch_stats'][name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_gradients_and_statistics_equal_pytorchs():
+    settings = BatchNormSettings(group_size=8, momentum=0.9, epsilon=1e-5)
+    variables, x = random_variables(), images()
+    weights = images(seed=2)
+    peer = torch.nn.BatchNorm2d(CHANNELS, eps=1e-5, momentum=0.1)
+    values = (*variables['params'].values(), *variables['batch_stats'].values())
+    names = ('weight', 'bias', 'running_mean', 'running_var')
+    state = dict(zip(names, map(torch.tensor, values), strict=True))
+    peer.load_state_dict({**state, 'num_batches_tracked': torch.tensor(0)})
+    torch_x = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    output = peer(torch_x)
+    (output * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
+
+    def loss(params, x):
+        y, updated = train(settings, {**variables, 'params': params}, x)
+        return (y * weights).sum(), (y, updated)
+
+    (params, gradient), (ours, updated) = jax.grad(loss, (0, 1), has_aux=True)(
+        variables['params'], x
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(ours, output.detach().numpy().transpose(0, 2, 3, 1))
+    close(gradient, torch_x.grad.numpy().transpose(0, 2, 3, 1))
+    close(params['scale'], peer.weight.grad)
+    close(params['bias'], peer.bias.grad)
+    close(updated['batch_stats']['mean'], peer.running_mean)
+    close(updated['batch_stats']['var'], peer.running_var)
+
+
+@pytest.mark.parametrize('group_size', [4, 8, 16])
+def test_one_meaning_on_1_2_4_and_8_devices(group_size):
+    """Groups smaller than, equal to and larger than what a device holds."""
+    settings = BatchNormSettings(group_size)
+    variables, x, weights = random_variables(), images(16), images(16, seed=2)
+
+    @jax.jit
+    def step(params, stats, x):
+        def loss(params):
+            y, updated = train(settings, {'params': params, 'batch_stats': stats}, x)
+            return (y * weights).sum(), (y, updated)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    results = []
+    for devices in (1, 2, 4, 8):
+        mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
+        split = jax.device_put(x, NamedSharding(mesh, PartitionSpec('data')))
+        whole = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+        assert {shard.data.shape[0] for shard in split.addressable_shards} == {16 // devices}
+        results.append(jax.device_get(step(whole['params'], whole['batch_stats'], split)))
+    assert np.abs(results[0][1][0]).max() > 1
+    for other in results[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), results[0], other
+        )
+
+
+def test_groups_do_not_see_each_other():
+    settings = BatchNormSettings(group_size=4)
+    x, other = images(8), images(8, seed=3)
+    x, other = x, np.concatenate([x[:4], other[4:]])
+    variables = random_variables()
+    a, b = (train(settings, variables, batch)[0] for batch in (x, other))
+    np.testing.assert_array_equal(a[:4], b[:4])
+    assert np.abs(a[4:] - b[4:]).max() > 0.1
+
+
+def test_a_batch_smaller_than_a_group_is_one_group():
+    variables, x = random_variables(), images(6)
+    a, _ = train(BatchNormSettings(group_size=32), variables, x)
+    b, _ = train(BatchNormSettings(group_size=6), variables, x)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_groups_that_do_not_divide_the_batch():
+    with pytest.raises(UserError, match=r'batch of 6 images.*groups of 4.*train\.batch_size'):
+        train(BatchNormSettings(group_size=4), random_variables(), images(6))
+
+
+def test_batch_statistics_are_off_at_test_time():
+    variables, x = random_variables(), images()
+    layer = BatchNorm(BatchNormSettings(epsilon=1e-3))
+    together, updated = layer.apply(variables, x, train=False, mutable=['batch_stats'])
+    stats, params = variables['batch_stats'], variables['params']
+    normal = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-3)
+    np.testing.assert_allclose(together, normal * params['scale'] + params['bias'], rtol=1e-4)
+    alone = layer.apply(variables, x[:1], train=False)
+    np.testing.assert_allclose(alone, together[:1], rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, updated['batch_stats'], stats)
+
+
+def test_it_starts_neutral_and_initialisation_sees_no_batch():
+    variables = BatchNorm(BatchNormSettings()).init(jax.random.key(0), images(), train=True)
+    stats, params = variables['batch_stats'], variables['params']
+    for zero, one in ((stats['mean'], stats['var']), (params['bias'], params['scale'])):
+        np.testing.assert_array_equal(zero, np.zeros(CHANNELS))
+        np.testing.assert_array_equal(one, np.ones(CHANNELS))
+
+
+def test_bfloat16_maps_have_float32_statistics():
+    """A large mean and a small spread, which moments in bfloat16 would lose."""
+    settings = BatchNormSettings(group_size=8)
+    x = jnp.asarray(images() * 0.2 + 100, jnp.bfloat16)
+    variables = random_variables()
+    ours, updated = train(settings, variables, x, jnp.bfloat16)
+    theirs, mean, var = slow(settings, variables, np.asarray(x, np.float32))
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(ours, np.float32), theirs, rtol=0.01, atol=0.01)
+    for name, batch in (('mean', mean), ('var', var)):
+        assert updated['batch_stats'][name].dtype == jnp.float32
+        expected = 0.9 * variables['batch_stats'][name] + 0.1 * batch
+        np.testing.assert_allclose(updated['batch_stats'][name], expected, rtol=1e-4)
