@@ -3,7 +3,7 @@
 Typical use:
 
     variables = oracles.random_variables(model, size=224)
-    peer = oracles.torchvision().models.alexnet(weights=None).eval()
+    peer = oracles.unfilled_torch(oracles.torchvision().models.alexnet)
     oracles.fill_torch(peer.features[0], variables, 'conv1')
     ...
     oracles.assert_close(model.apply(variables, images)[0], oracles.run_torch(peer, images))
@@ -121,6 +121,18 @@ def _leaves(variables: Tree, path: str) -> tuple[Tree, Tree]:
     return result[0], result[1]
 
 
+def unfilled_torch(build: Callable[[], Any]) -> Any:
+    """The module that `build` makes, for inference, its tensors not initialised (which is slow).
+
+    Whatever is not filled afterwards is rubbish, and a comparison will show it.
+    """
+    import torch
+
+    with torch.device('meta'):
+        module = build()
+    return module.to_empty(device='cpu').eval()
+
+
 def fill_torch(
     module: Any, variables: Tree, path: str, window: tuple[int, int] | None = None
 ) -> None:
@@ -189,6 +201,11 @@ def fill_keras(layer: Any, variables: Tree, path: str) -> None:
         values.append(value)
     assert not ours, f'{layer.name} has nothing like {sorted(ours)} of {path}'
     layer.set_weights(values)
+
+
+def run_keras(model: Any, images: np.ndarray) -> np.ndarray:
+    """The Keras model's output at test time, compiled."""
+    return np.asarray(model.predict_on_batch(images))
 
 
 def assert_close(ours: Any, theirs: Any, relative: float = 1e-4) -> None:
