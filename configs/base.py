@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.augment.planar = 0.0  # strength of LeNet-5's planar distortions, 0 = off
 
     config.optim = d()
-    config.optim.rule = 'momentum'  # momentum, nesterov, alexnet, rmsprop or levenberg_marquardt
+    config.optim.rule = 'momentum'  # momentum, nesterov, alexnet or rmsprop
     config.optim.learning_rate = 0.01  # the first one
     config.optim.momentum = 0.9
     config.optim.weight_decay = 0.0  # coupled L2, added to the gradient before momentum
