@@ -41,6 +41,7 @@ INTERRUPTED = 130  # as shells have it
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+    logging.getLogger('absl').setLevel(logging.ERROR)  # tfds tells of each file it opens
     try:
         prepare(_parser().parse_args(argv))
     except UserError as error:

@@ -1,6 +1,5 @@
 """What `inspect` says of a folder of pictures, against the pictures themselves."""
 
-import io
 import subprocess
 import sys
 
@@ -33,6 +32,11 @@ def folder(tmp_path):
     return root
 
 
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def lines_of(capsys):
     return capsys.readouterr().out.splitlines()
 
@@ -53,8 +57,7 @@ def test_what_it_says(folder, tmp_path, capsys):
         '  1 images have a side below the 224 pixels of the input',
         'formats and colour modes: 4 JPEG RGB, 1 JPEG L, 1 JPEG CMYK',
     ]
-    sheet = Image.open(tmp_path / 'sheet.png')
-    assert sheet.size == (3 * 224, 2 * (224 + inspect.CAPTION))
+    assert pixels(tmp_path / 'sheet.png').shape == (2 * (224 + inspect.CAPTION), 3 * 224, 3)
 
 
 def test_the_sheet_shows_what_the_network_sees(folder, tmp_path):
@@ -64,7 +67,7 @@ def test_the_sheet_shows_what_the_network_sees(folder, tmp_path):
          '--config.data.augment.pca_colour=0.1', '--config.data.augment.scale_max=512',
          '--config.data.std=(58.0, 57.0, 57.5)']
     )  # fmt: skip
-    sheet = np.asarray(Image.open(tmp_path / 'sheet.png'), float)
+    sheet = pixels(tmp_path / 'sheet.png').astype(float)
     files = sorted(folder.glob('*/*.jpg'))
     order = loader.permutation(3, 0, len(files))
     config = base.get_config().data.augment
@@ -88,7 +91,7 @@ def test_grey_and_small_inputs_are_enlarged(tmp_path, capsys):
               '--config.data.augment.mirror=false']  # fmt: skip
     inspect.main(['digits', f'--sheet={tmp_path / "s.png"}', '--pictures=3', *config])
     assert any(line.startswith('formats and colour modes: ') for line in lines_of(capsys))
-    sheet = np.asarray(Image.open(tmp_path / 's.png'))
+    sheet = pixels(tmp_path / 's.png')
     side = 96  # 16 pixels, six times as large
     assert sheet.shape == (2 * (side + inspect.CAPTION), 2 * side, 3)
     tile = sheet[:side, :side, 0]
@@ -152,7 +155,7 @@ def test_as_a_command(folder, tmp_path):
     done = subprocess.run([*command, f'--sheet={sheet}', '--config=configs/vgg.py:D'], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert Image.open(io.BytesIO(sheet.read_bytes())).size == (224, 224 + inspect.CAPTION)
+    assert pixels(sheet).shape == (224 + inspect.CAPTION, 224, 3)
     done = subprocess.run([*command, '--sheet=/nowhere/s.png'], cwd=ROOT, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert (done.returncode, done.stderr.count('\n')) == (2, 1)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import importlib.util
 import io
-import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -86,7 +85,6 @@ def _build_with_tfds(
         (manual / path.name).symlink_to(path.resolve())
 
     tfds.disable_progress_bar()
-    logging.getLogger('absl').setLevel(logging.ERROR)
     builder = tfds.builder(ilsvrc.NAME, data_dir=str(staging), file_format='array_record')
     if str(builder.version) != ilsvrc.VERSION:
         raise UserError(
