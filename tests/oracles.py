@@ -103,6 +103,11 @@ def random_variables(
     return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, size, channels))
 
 
+def random_key(seed: int) -> jax.Array:
+    """A key of the generator that compiles fast; the default one costs seconds per network."""
+    return jax.random.key(seed, impl='rbg')
+
+
 def random_images(*shape: int, seed: int = 1) -> np.ndarray:
     """Normalised images [N, H, W, C], float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -231,7 +236,7 @@ def step_changes(
     Starts from the model's own initialisation unless `variables` are given. Returns the loss and,
     for each parameter array by its path, the share of its elements that changed.
     """
-    keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+    keys = {'params': random_key(0), 'dropout': random_key(1)}
     if variables is None:
         variables = jax.jit(functools.partial(model.init, train=True))(keys, images)
     labels = jnp.arange(len(images))
@@ -241,7 +246,7 @@ def step_changes(
             {**variables, 'params': params},
             images,
             train=True,
-            rngs={'dropout': jax.random.key(2)},
+            rngs={'dropout': random_key(2)},
             mutable=['batch_stats'],
         )
         outputs = [(1.0, logits)]
