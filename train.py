@@ -15,6 +15,7 @@ from cnn_arch import commands, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED
+from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.training import checkpoint, report, schedules, workdir
 from cnn_arch.training import step as steps
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> int:
     plan = steps.plan(config, len(train_source))
     model = models.build(config.model)
     abstract = steps.abstract_state(model, config, devices)
+    train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
+    protocols.resolve(config)  # an impossible protocol ends the run here, not after an epoch
     workdir.open_workdir(args.workdir, config)
 
     with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
@@ -45,7 +48,6 @@ def main(argv: list[str]) -> int:
             state = steps.restore_state(checkpoints, abstract)
         start = int(state.step)
         batches = TrainingBatches(train_source, config, devices, start, plan.total)
-        train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
         log = report.Report(args.workdir, config, plan, start, batches)
         log.begin(model, state, train_source, eval_source, devices)
 

@@ -15,8 +15,8 @@ from cnn_arch import configuration
 from cnn_arch.errors import DIVERGED, USER_ERROR, Diverged, UserError
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs `main(argv)` and exits with what it returns; an error of `errors` is one line and its code."""
+def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
+    """Runs `main(argv)` and exits with its code; the errors of `cnn_arch.errors` are one line."""
     # XLA's default f32 convolutions on CPU run at half the speed of the ones this chooses; other
     # platforms ignore the flag. It must stand before JAX starts.
     flags = os.environ.get('XLA_FLAGS', '')
@@ -29,7 +29,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     for name in ('absl', 'orbax', 'jax', 'tensorstore'):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        code = main(sys.argv[1:])
+        code = main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         code = USER_ERROR

@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11 or later, git and make, and set up all the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := demo_run
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/run
+	$(BIN)/python train.py --config=configs/demo.py:lenet5 --workdir=$(RUN)/lenet5
+	$(BIN)/python train.py --config=configs/demo.py:vgg_fixed --workdir=$(RUN)/vgg_fixed
+	$(BIN)/python train.py --config=configs/demo.py:vgg_jitter --workdir=$(RUN)/vgg_jitter
+	$(BIN)/python eval.py --table=demo --runs=$(RUN)
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: .venv/dev
+	$(BIN)/python -m pytest -q
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv $(RUN)
+
+# A marker per set of packages: made again when its list changes.
+.venv/run: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

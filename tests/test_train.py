@@ -1,0 +1,202 @@
+"""train.py as its users run it: resumption, determinism, hardware independence, ends of a run."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import cnn_arch.mesh as meshes
+from cnn_arch import commands, models
+from cnn_arch.training import checkpoint, workdir
+from cnn_arch.training import step as steps
+from tests.shared import ROOT
+
+SMALL = ['--config=configs/demo.py:lenet5', '--config.train.batch_size=16',
+         '--config.train.steps=60', '--config.train.eval_every=30', '--config.checkpoint.every=10',
+         '--config.train.log_every=1']  # fmt: skip
+
+
+def start(*flags: str, devices: int = 1) -> subprocess.Popen:
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    }
+    return subprocess.Popen(
+        [sys.executable, 'train.py', *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(*flags: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
+    process = start(*flags, devices=devices)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f'exit {process.returncode}\n{out}\n{err}'
+    return out, err
+
+
+def final_state(folder: pathlib.Path, *flags: str) -> list[np.ndarray]:
+    """Every array of the newest checkpoint, optimiser and schedule included."""
+    parser = commands.argparse.ArgumentParser()
+    _, config = commands.parse(parser, flags)
+    mesh = meshes.create_mesh(config.mesh)
+    abstract = steps.abstract_state(models.build(config.model), config, mesh)
+    with checkpoint.opened(folder, config.checkpoint) as checkpoints:
+        state = steps.restore_state(checkpoints, abstract)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def losses(folder: pathlib.Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run of SMALL."""
+    folder = tmp_path_factory.mktemp('undisturbed')
+    train(*SMALL, f'--workdir={folder}')
+    return folder
+
+
+def test_leaves_what_it_promises(undisturbed: pathlib.Path) -> None:
+    result = json.loads((undisturbed / 'result.json').read_text())
+    assert result['step'] == 60
+    assert result['images'] == '360'
+    assert 0 <= result['top5_error'] <= result['top1_error'] <= 100
+    assert checkpoint.steps(undisturbed) == [40, 50, 60]
+    assert sorted(losses(undisturbed)) == list(range(1, 61))
+    assert list((undisturbed / 'tensorboard').glob('events.*'))
+    assert workdir.read_config(undisturbed).train.batch_size == 16
+
+
+def test_same_seed_gives_bit_identical_state(
+    undisturbed: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    train(*SMALL, f'--workdir={tmp_path}', '--config.data.threads=1')
+    for one, other in zip(
+        final_state(undisturbed, *SMALL), final_state(tmp_path, *SMALL), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_killed_and_restarted_is_bit_identical(
+    undisturbed: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """SIGKILL at a random step, then the same command again."""
+    process = start(*SMALL, f'--workdir={tmp_path}')
+    kill_at = random.randrange(2, 55)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = tmp_path / 'metrics.jsonl'
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= kill_at:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
+    assert not (tmp_path / 'result.json').exists()
+
+    train(*SMALL, f'--workdir={tmp_path}')
+    for one, other in zip(
+        final_state(undisturbed, *SMALL), final_state(tmp_path, *SMALL), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_sigterm_saves_and_goes_on(undisturbed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    process = start(*SMALL, f'--workdir={tmp_path}')
+    while process.poll() is None and not (tmp_path / 'metrics.jsonl').exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, out + err
+    assert 'with a checkpoint' in out
+    stopped_at = checkpoint.steps(tmp_path)[-1]
+    assert stopped_at < 60
+    out, _ = train(*SMALL, f'--workdir={tmp_path}')
+    assert f'going on from the checkpoint of step {stopped_at}' in out
+    for one, other in zip(
+        final_state(undisturbed, *SMALL), final_state(tmp_path, *SMALL), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_architecture_is_refused(undisturbed: pathlib.Path) -> None:
+    _, err = train('--config=configs/demo.py:vgg_fixed', f'--workdir={undisturbed}', code=2)
+    assert err.strip().count('\n') == 0
+    assert 'model.name' in err or 'model.' in err
+
+
+def test_eight_devices_follow_one(tmp_path: pathlib.Path) -> None:
+    """Loss curves over 50 steps, dropout, colour noise and JPEG scenes included."""
+    flags = ['--config=configs/demo.py:vgg_jitter', '--config.train.steps=50',
+             '--config.train.log_every=1', '--config.train.eval_every=50',
+             f'--config.data.dir={tmp_path / "scenes"}']  # fmt: skip
+    train(*flags, f'--workdir={tmp_path / "one"}', devices=1)
+    train(*flags, f'--workdir={tmp_path / "eight"}', devices=8)
+    one, eight = losses(tmp_path / 'one'), losses(tmp_path / 'eight')
+    assert sorted(one) == sorted(eight) == list(range(1, 51))
+    np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-5)
+
+
+def test_not_finite_stops_at_that_step(tmp_path: pathlib.Path) -> None:
+    flags = [*SMALL, f'--workdir={tmp_path}', '--config.optim.learning_rate=1e30']
+    _, err = train(*flags, code=3)
+    assert 'not finite in step' in err
+    assert 'learning rate 1e+30' in err
+    assert 'last finite loss' in err
+    assert 'Traceback' not in err
+
+
+def test_not_finite_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
+    flags = [*SMALL, f'--workdir={tmp_path}', '--config.optim.learning_rate=1e30',
+             '--config.train.on_nonfinite=skip', '--config.train.steps=20']  # fmt: skip
+    out, _ = train(*flags)
+    assert 'updates skipped: not finite' in out
+    assert all(np.isfinite(leaf).all() for leaf in final_state(tmp_path, *SMALL)[:6])
+
+
+@pytest.mark.parametrize(
+    ('flag', 'expected'),
+    [
+        ('--config.modle.name=x', 'did you mean --config.model.name?'),
+        ('--config.train.batch_size=many', 'expected int'),
+        ('--config.data.augment.scale_min=300', 'larger than data.augment.scale_max'),
+        ('--config.data.augment.size=300', 'a crop cannot be larger'),
+        ('--config.train.batch_size=30', 'does not divide over 8 devices'),
+        ('--config.model.num_classes=7', 'has 10 classes'),
+        ('--config.schedule.kind=stairs', 'schedule.kind'),
+        ('--config.optim.rule=adam', 'optim.rule'),
+        ('--config.mesh.model=3', 'number of devices'),
+        ('--config.data.source=nowhere', 'data.dir'),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_done(
+    flag: str, expected: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    import train as command
+
+    argv = ['--config=configs/demo.py:vgg_fixed', f'--workdir={tmp_path / "run"}',
+            f'--config.data.dir={tmp_path}', '--config.data.source=digits', flag]  # fmt: skip
+    if 'source' not in flag:
+        argv.insert(3, '--config.data.channels=3')
+    with pytest.raises(SystemExit) as end:
+        commands.run(command.main, argv)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
