@@ -23,6 +23,9 @@ class Printed(NamedTuple):
     note: str = ''
 
 
+DENSENET = 'Huang et al. 2017, table '
+
+
 def _vgg(depth: int, millions: int, multiply_adds: str = '', note: str = '') -> Printed:
     source = 'Simonyan & Zisserman 2015, tables 1 and 2'
     if multiply_adds:
@@ -39,6 +42,27 @@ PRINTED: dict[str, Printed] = {
         16, 138, '15.3 G', 'He et al. print 15.3 G for VGG-16, its convolutions alone (15.35 G).'
     ),
     'vgg:E': _vgg(19, 144, '19.6 G'),
+    **{
+        f'densenet:{depth}': Printed(depth, source=DENSENET + '1')
+        for depth in (
+            '121',
+            '169',
+            '201',
+            '264',
+            '161',
+        )
+    },
+    **{
+        f'densenet:{label}': Printed(depth, millions, source=DENSENET + '2')
+        for label, depth, millions in (
+            ('plain-L40-k12', '40', '1.0 M'),
+            ('plain-L100-k12', '100', '7.0 M'),
+            ('plain-L100-k24', '100', '27.2 M'),
+            ('BC-L100-k12', '100', '0.8 M'),
+            ('BC-L250-k24', '250', '15.3 M'),
+            ('BC-L190-k40', '190', '25.6 M'),
+        )
+    },
 }
 
 UNITS = {'': 1, 'K': 10**3, 'M': 10**6, 'G': 10**9}
