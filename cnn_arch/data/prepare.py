@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare(args: argparse.Namespace) -> None:
     """Checks, writes, verifies and puts into place. Raises UserError."""
     name, out = args.name, args.out
-    _check_name(args)
+    _check_arguments(args)
     version = ilsvrc.VERSION if name == ilsvrc.NAME else folders.OWN_VERSION
     target = out / name / version
     if target.exists():
@@ -76,8 +76,10 @@ def prepare(args: argparse.Namespace) -> None:
     _show(report, target)
 
 
-def _check_name(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     name = args.name
+    if args.checksums and (args.partial or args.from_folder):
+        raise UserError('--checksums compares the whole archives: neither --partial nor a folder')
     if name == ilsvrc.NAME:
         return
     if args.manual_dir:

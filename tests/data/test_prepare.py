@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -323,6 +324,8 @@ def test_folders_that_cannot_be(change, message, tree, tmp_path, capsys):
         ['imagenet2012', '--out=x', '--manual-dir=absent'],
         ['imagenet2012', '--out=x', '--from-folder=absent'],
         ['imagenet2012', '--out=x', '--manual-dir=.', '--val-labels=y'],
+        ['imagenet2012', '--out=x', '--manual-dir=.', '--partial', '--checksums'],
+        ['imagenet2012', '--out=x', '--from-folder=.', '--checksums'],
         ['flowers', '--out=x', '--manual-dir=.'],
         ['flowers', '--out=x', '--from-folder=.', '--partial'],
         ['imagenet2012', '--from-folder=.'],
@@ -697,6 +700,36 @@ def test_imagenet_from_archives(manual, tree, tmp_path, content):
     shards = [sorted(p.name for p in (tmp_path / n).rglob('*array_record*'))
               for n in ('folder', 'tars')]  # fmt: skip
     assert shards[0] == shards[1]
+
+
+def test_one_version_of_what_both_environments_use():
+    def pins(name):
+        lines = (ROOT / name).read_text().splitlines()
+        pairs = [line.split(';')[0].split('==') for line in lines if re.match(r'\w.*==', line)]
+        return {package.strip(): version.strip() for package, version in pairs}
+
+    reading, preparing = pins('requirements.txt'), pins('requirements-prepare.txt')
+    shared = reading.keys() & preparing.keys()
+    assert shared >= {'tensorflow-datasets', 'array_record', 'pillow', 'simplejpeg'}
+    assert {name: reading[name] for name in shared} == {name: preparing[name] for name in shared}
+
+
+@pytest.mark.slow
+def test_training_reads_what_was_prepared(tree, tmp_path):
+    """From archives' content to a finished evaluation by `configs/vgg.py:D`."""
+    out, workdir = tmp_path / 'out', tmp_path / 'run'
+    assert from_tree(tree, out) == 0
+    command = [sys.executable, 'train.py', '--config=configs/vgg.py:D', f'--workdir={workdir}',
+               '--config.data.source=imagenet2012', f'--config.data.dir={out}',
+               '--config.train.batch_size=2', '--config.train.steps=1',
+               '--config.eval.protocol=center', '--config.eval.batch_size=2']  # fmt: skip
+    environment = {**os.environ, 'XLA_FLAGS': ''}  # one device
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((workdir / 'result.json').read_text())
+    assert (result['step'], result['images']) == (1, 7)
+    shutil.rmtree(workdir)  # a gigabyte of checkpoint
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """ILSVRC-2012 as it is handed out: what its files hold, and how to tell that they are whole.
 
 Everything is checked before hours are spent on it. Reading the headers of the training archive
-(1,000 archives of one class each inside one archive) takes a minute or two.
+(1,000 archives of one class each inside one archive) takes some minutes.
 """
 
 import dataclasses
