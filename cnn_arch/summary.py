@@ -72,26 +72,25 @@ def summarise(
     size = size or trained
     if size != trained and hasattr(model, 'dense'):
         model = model.clone(dense=True)
-    image = jax.ShapeDtypeStruct((1, *size, config.data.channels), jnp.float32)
+    return of_model(name, model, (*size, config.data.channels))
 
-    # One trace of the initialisation gives the parameters' shapes and the network itself.
+
+def of_model(name: str, model: Any, image: tuple[int, ...]) -> Summary:
+    """The same of a module, on one image [H, W, C]."""
     names: list[str] = []
 
+    # One trace of the initialisation gives the parameters' shapes and the network itself.
     def network(key: jax.Array, images: jax.Array) -> tuple[jax.Array, list[Any], Any]:
         (logits, endpoints), variables = model.init_with_output(key, images)
         arrays = {k: v for k, v in endpoints.items() if isinstance(v, jax.Array)}
         names.extend(arrays)  # in the network's order, which a dictionary in a trace loses
         return logits, list(arrays.values()), variables['params']
 
-    closed, (_, _, params) = jax.make_jaxpr(network, return_shape=True)(jax.random.key(0), image)
+    images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    closed, (_, _, params) = jax.make_jaxpr(network, return_shape=True)(jax.random.key(0), images)
     trace = _Trace(_own_parameters(params))
-    depths = trace.walk(closed.jaxpr, [None, 0])
-    return Summary(
-        name=name,
-        input=image.shape[1:],
-        depth=depths[0] or 0,
-        layers=trace.layers(closed.jaxpr, names),
-    )
+    depth = trace.walk(closed.jaxpr, [None, 0])[0] or 0
+    return Summary(name, image, depth, trace.layers(closed.jaxpr, names))
 
 
 def _own_parameters(params: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:

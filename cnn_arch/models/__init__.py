@@ -18,6 +18,7 @@ from cnn_arch.models import (
     resnet,
     senet,
     vgg,
+    xception,
     zfnet,
 )
 from cnn_arch.models.layers import BatchNormSettings
@@ -30,6 +31,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
     'vgg': (vgg.VGG, vgg.VARIANTS),
     'googlenet': (googlenet.GoogLeNet, googlenet.VARIANTS),
     'densenet': (densenet.DenseNet, densenet.VARIANTS),
+    'xception': (xception.Xception, xception.VARIANTS),
     'resnet': (resnet.ResNet, resnet.VARIANTS),
     'bn_inception': (bn_inception.BNInception, bn_inception.VARIANTS),
     'senet': (senet.SENet, senet.VARIANTS),
