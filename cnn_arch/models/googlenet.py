@@ -110,9 +110,10 @@ class Inception(nn.Module):
 
 
 class AuxiliaryClassifier(nn.Module):
-    """Section 5: [N, 14, 14, C] -> logits [N, classes], dropping 70 % of the 1,024 units."""
+    """Section 5: [N, 14, 14, C] -> logits float32 [N, classes]."""
 
     num_classes: int
+    dropout: float
     conv: Conv
     dtype: Any
 
@@ -123,7 +124,7 @@ class AuxiliaryClassifier(nn.Module):
         x = FullyConnected(
             1024, (4, 4), kernel_init=KERNEL_INIT, bias_init=BIAS_INIT, dtype=self.dtype, name='fc'
         )(x)
-        x = nn.Dropout(0.7, deterministic=not train)(nn.relu(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         x = FullyConnected(
             self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
         )(x)
@@ -142,6 +143,7 @@ class GoogLeNet(nn.Module):
     num_classes: int = 1000
     auxiliary: bool = True
     dropout: float = 0.4
+    auxiliary_dropout: float = 0.7
     lrn_k: float = 2.0
     lrn_alpha: float = 1e-4
     batch_norm: BatchNormSettings | None = None
@@ -170,7 +172,9 @@ class GoogLeNet(nn.Module):
                 continue
             x = endpoints[name] = Inception(tuple(row), self.naive, conv, name=name)(x)
             if self.auxiliary and name in HEADS:
-                head = AuxiliaryClassifier(self.num_classes, conv, self.dtype, name=HEADS[name])
+                head = AuxiliaryClassifier(
+                    self.num_classes, self.auxiliary_dropout, conv, self.dtype, name=HEADS[name]
+                )
                 if train:
                     endpoints[HEADS[name]] = head(x, train)
                 elif self.is_initializing():
