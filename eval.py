@@ -1,10 +1,14 @@
 """Tests a trained network by one paper's protocol: top-1 and top-5 error over a whole split.
 
     python eval.py --config=configs/vgg.py:D --workdir=DIR [--step=N] [--protocol=dense]
+    python eval.py --table=vgg:4 --runs=DIR [--rows=D-256,E-*] [--format=markdown|csv|json]
 
 `--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
 `--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
 image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
+
+`--table` prints a paper's table with our numbers beside the printed ones; the network of a row is
+the finished run in DIR/<paper>_<row>; what has none says what is missing.
 """
 
 import argparse
@@ -12,13 +16,16 @@ import pathlib
 
 from cnn_arch import commands, mesh, models
 from cnn_arch.data import sources
-from cnn_arch.evaluation import predictions, protocols
+from cnn_arch.evaluation import predictions, protocols, table_command
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.training import checkpoint, workdir
 from cnn_arch.training import step as steps
+from cnn_arch.weights import trained
 
 
 def main(argv: list[str]) -> int:
+    if table_command.asked_for(argv):
+        return table_command.main(argv, __doc__, trained.finder)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

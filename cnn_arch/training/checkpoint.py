@@ -92,3 +92,8 @@ def restore_model(workdir: pathlib.Path, abstract: Any, step: int | None = None)
         )
     path = (workdir / FOLDER / str(step)).absolute()
     return ocp.load_checkpointables(path, {MODEL: abstract})[MODEL], step
+
+
+def model_folder(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the `model` item of a step lies."""
+    return workdir / FOLDER / str(step) / MODEL

@@ -1,0 +1,302 @@
+"""A paper's table with our numbers beside the printed ones.
+
+Each row that names a configuration is run with the network that is found for it; what was measured
+once is kept in `evaluations.json` beside the networks and printed at once the next time.
+"""
+
+import contextlib
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from cnn_arch import commands, configuration, mesh, models
+from cnn_arch.data import sources
+from cnn_arch.errors import UserError
+from cnn_arch.evaluation import protocols
+from cnn_arch.evaluation.evaluate import evaluate
+from cnn_arch.papers import PAPERS
+from cnn_arch.papers.published import Finding, Row, Table
+
+CACHE = 'evaluations.json'
+MEANING = 1  # of what is kept; raised when a fix changes what the same call would measure
+# How a network was trained, as far as the tables tell rows apart by it.
+TRAINING_KEYS = ('data.augment.crop', 'data.augment.scale_min', 'data.augment.scale_max')
+
+
+class Trained(Protocol):
+    """A network on disk, see cnn_arch.weights.trained."""
+
+    def digest(self) -> str: ...
+    def adapt(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None: ...
+    def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]: ...
+
+
+# Finds the network of a row, given the row's configuration; raises UserError where there is none.
+Finder = Callable[[Row, ml_collections.ConfigDict], Trained]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Our numbers for one row, errors in percent."""
+
+    top1_error: float
+    top5_error: float
+    n: int  # images counted
+    complete: int  # images of the whole split
+    protocol: str
+
+    @property
+    def mark(self) -> str:
+        """'n = 300 of 50,000' where the split is not complete, else ''."""
+        return '' if self.n == self.complete else f'n = {self.n:,} of {self.complete:,}'
+
+    @property
+    def images(self) -> str:
+        """Their number, or the mark."""
+        return self.mark or f'{self.n:,}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row with what was measured, or with what is missing to measure it."""
+
+    row: Row
+    measured: Measured | None
+    missing: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """A table whose rows have been run."""
+
+    name: str  # 'vgg:4'
+    table: Table
+    lines: tuple[Line, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One pair of a finding: top-1 errors, the one that the paper finds larger first."""
+
+    label: str
+    paper: tuple[float, float]
+    ours: tuple[float, float]
+    mark: str  # of an incomplete split
+
+    @property
+    def holds(self) -> bool:
+        """Whether ours are in the paper's order."""
+        return self.ours[1] < self.ours[0]
+
+
+def select(name: str) -> dict[str, Table]:
+    """`vgg:4` -> that table; `vgg` -> all of the paper's, under their full names.
+
+    Raises UserError that lists the papers or the tables there are.
+    """
+    paper, _, number = name.partition(':')
+    if paper not in PAPERS:
+        raise UserError(f'--table={name}: no results of {paper!r}; there are {", ".join(PAPERS)}')
+    tables = PAPERS[paper].tables
+    if number and number not in tables:
+        raise UserError(f'--table={name}: {paper} has {", ".join(f"{paper}:{n}" for n in tables)}')
+    return {f'{paper}:{n}': table for n, table in tables.items() if number in ('', n)}
+
+
+def chosen(tables: dict[str, Table], rows: str) -> dict[str, Table]:
+    """The tables with the rows that `rows` names: 'D-256,E-*,3' (names, patterns, numbers).
+
+    Raises UserError for a part that matches no row.
+    """
+    if not rows:
+        return tables
+    wanted = [part.strip() for part in rows.split(',')]
+    used = set()
+    result = {}
+    for name, table in tables.items():
+        kept = []
+        for number, row in enumerate(table.rows, 1):
+            matches = {p for p in wanted if p == str(number) or fnmatch.fnmatchcase(row.name, p)}
+            used |= matches
+            if matches:
+                kept.append(row)
+        if kept:
+            result[name] = dataclasses.replace(table, rows=tuple(kept))
+    for part in wanted:
+        if part not in used:
+            known = '; '.join(
+                f'{name}: {", ".join(row.name for row in table.rows)}'
+                for name, table in tables.items()
+            )
+            raise UserError(f'--rows={rows}: no row {part!r}; rows are {known}')
+    return result
+
+
+class Runner:
+    """Fills tables: finds networks, evaluates them, remembers results."""
+
+    def __init__(
+        self, find: Finder, overrides: Sequence[tuple[str, str]], cache: pathlib.Path | None
+    ):
+        """`overrides` of the command line hold for all rows; `cache` is a folder."""
+        self._find, self._overrides = find, list(overrides)
+        self._cache = None if cache is None else cache / CACHE
+        self._results = _read(self._cache)
+        self._sources: dict[str, tuple[sources.Source, str]] = {}
+
+    def fill(self, name: str, table: Table) -> Filled:
+        """Runs the rows of a table that can be run."""
+        return Filled(name, table, tuple(self._line(row) for row in table.rows))
+
+    def _line(self, row: Row) -> Line:
+        if row.members:
+            return Line(
+                row, None, 'not run: an ensemble of ' + ', '.join(m.folder for m in row.members)
+            )
+        if not row.config:
+            return Line(row, None, row.note)
+        config = self._config(row)
+        try:
+            trained = self._find(row, config)
+            trained.adapt(config, TRAINING_KEYS)
+        except UserError as error:
+            return Line(row, None, str(error))
+        commands.apply_overrides(config, self._overrides)
+        configuration.validate(config)
+        return Line(row, self._measure(trained, config))
+
+    def _config(self, row: Row) -> ml_collections.ConfigDict:
+        path, variant = configuration.split(row.config)
+        name = str(configuration.CONFIGS.parent / path) + (f':{variant}' if variant else '')
+        config = configuration.load(name)
+        set_keys(config, {**row.overrides, 'eval.protocol': row.protocol})
+        commands.apply_overrides(config, self._overrides)
+        return config
+
+    def _measure(self, trained: Trained, config: ml_collections.ConfigDict) -> Measured:
+        plan = protocols.resolve(config)
+        source, data = self._source(config)
+        key = _key(trained, config, plan, data)
+        if key not in self._results:
+            # Progress goes where messages go: what is printed is the table.
+            with contextlib.redirect_stdout(sys.stderr):
+                devices = mesh.create_mesh(config.mesh)
+                mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
+                variables = trained.restore(config, devices)
+                network = models.build(config.model)
+                result = evaluate(network, variables, source, config, devices)
+            self._results[key] = {
+                'top1_error': result.top1_error,
+                'top5_error': result.top5_error,
+                'n': result.n,
+                'complete': result.complete,
+            }
+            self._remember()
+        scales = ', '.join(map(str, plan.scales))
+        return Measured(**self._results[key], protocol=f'{plan.protocol} at {scales}')
+
+    def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, str]:
+        data = config.data
+        name = repr((data.source, data.dir, data.eval_split, data.channels))
+        if name not in self._sources:
+            source = sources.open_for(config, 'eval')
+            self._sources[name] = (source, sources.fingerprint(source))
+        return self._sources[name]
+
+    def _remember(self) -> None:
+        if self._cache is None or jax.process_index() != 0:
+            return
+        scratch = self._cache.with_suffix('.tmp')
+        try:
+            scratch.write_text(json.dumps(self._results, indent=1) + '\n')
+            os.replace(scratch, self._cache)
+        except OSError as error:
+            logging.warning('results are not kept: %s: %s', self._cache, error.strerror)
+
+
+def verdicts(paper: str, filled: Sequence[Filled]) -> list[tuple[Finding, list[Verdict]]]:
+    """The findings of a paper of which at least one pair of rows was measured."""
+    result = []
+    lines = {
+        f'{one.name.partition(":")[2]}/{line.row.name}': line
+        for one in filled
+        for line in one.lines
+    }
+    for finding in PAPERS[paper].findings:
+        found = []
+        for label, worse, better in finding.pairs:
+            if worse in lines and better in lines:
+                verdict = _verdict(label, lines[worse], lines[better])
+                found += [verdict] if verdict else []
+        if found:
+            result.append((finding, found))
+    return result
+
+
+def _verdict(label: str, worse: Line, better: Line) -> Verdict | None:
+    if worse.measured is None or better.measured is None:
+        return None
+    assert worse.row.top1_error is not None
+    assert better.row.top1_error is not None
+    return Verdict(
+        label,
+        (worse.row.top1_error, better.row.top1_error),
+        (worse.measured.top1_error, better.measured.top1_error),
+        worse.measured.mark or better.measured.mark,
+    )
+
+
+def set_keys(config: ml_collections.ConfigDict, values: Any) -> None:
+    """Sets dotted keys; they must exist, except in `model.options`."""
+    for key, value in values.items():
+        *parents, leaf = key.split('.')
+        node = config
+        for parent in parents:
+            node = node[parent]
+        if parents == ['model', 'options']:
+            with node.unlocked():
+                node[leaf] = value
+        else:
+            node[leaf] = value
+
+
+def _key(
+    trained: Trained, config: ml_collections.ConfigDict, plan: protocols.Plan, data: str
+) -> str:
+    """Equal for equal arrays, architecture, arithmetic, views and images."""
+    leaves = commands.flatten(config)
+    parts = {
+        'meaning': MEANING,
+        'arrays': trained.digest(),
+        'plan': dataclasses.asdict(dataclasses.replace(plan, protocol='')),
+        'data': data,
+        'config': {
+            key: value
+            for key, value in sorted(leaves.items())
+            if key.startswith(('model.', 'data.mean', 'data.std', 'data.channels'))
+            or key in ('eval.interpolation', 'data.augment.size', 'optim.polyak_decay')
+        },
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read(cache: pathlib.Path | None) -> dict[str, Any]:
+    if cache is None or not cache.exists():
+        return {}
+    try:
+        return json.loads(cache.read_text())
+    except (OSError, ValueError):
+        logging.warning('%s is not readable: everything is measured again', cache)
+        return {}
