@@ -107,6 +107,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.crop = 0  # pixels, side of a window; 0 = data.augment.size
     config.eval.views = ()  # keys of evaluation.protocols.VIEWS; () = those of the protocol
     config.eval.average = ''  # over a class score map: scores or posteriors; '' = the protocol's
+    config.eval.mirror = True  # False leaves out mirrored views: for networks trained without
     config.eval.interpolation = 'bilinear'  # or bicubic; antialiased
     config.eval.batch_size = 64  # windows in a step, over all devices; whole images by their area
 

@@ -17,11 +17,28 @@ def to_convolutional(
     then returns class score maps [N, h', w', classes]. `size` is the side in pixels of the images
     it was trained on. A network without such layers comes back as it is.
     """
+    dense = convolutional(model)
+    return dense, reshaped(variables, abstract_variables(dense, size, channels))
+
+
+def convolutional(model: nn.Module) -> nn.Module:
+    """The model with fully connected layers as convolutions, if it has some."""
     if 'dense' not in {field.name for field in dataclasses.fields(model)}:
-        return model, variables
-    dense = model.clone(dense=True)
+        return model
+    return model.clone(dense=True)
+
+
+def abstract_variables(model: nn.Module, size: int, channels: int) -> Any:
+    """Shapes and dtypes of a model's variables, without computing them."""
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    shapes = jax.eval_shape(dense.init, jax.random.key(0), images)
-    return dense, jax.tree.map(
-        lambda leaf, shape: leaf.reshape(shape.shape), variables, {k: shapes[k] for k in variables}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(model.init, key, images)
+
+
+def reshaped(variables: Any, abstract: Any) -> Any:
+    """Each variable in the shape of its namesake."""
+    return jax.tree.map(
+        lambda leaf, shape: leaf.reshape(shape.shape),
+        variables,
+        {collection: abstract[collection] for collection in variables},
     )

@@ -1,9 +1,9 @@
 """Error rates of a network over a whole split: every image counts exactly once.
 
-Images are read and decoded once, on the host that owns them, resized to each scale of the protocol
-and put into batches of one shape; the views are cut on the devices. Rows that fill up a batch carry
-no image. The result does not depend on the number of devices or hosts: all hosts know the sizes of
-all images, so that each works out the same sequence of batches.
+Images are read and decoded once, on the host that owns them, resized to each scale of the
+protocol and put into batches of few shapes; the views are cut on the devices. Rows that fill up a
+batch carry no image. The result does not depend on the number of devices or hosts: all hosts know
+the sizes of all images, so that each works out the same sequence of batches.
 """
 
 import collections
@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,15 +23,17 @@ from cnn_arch import mesh as meshes
 from cnn_arch.data import decode
 from cnn_arch.data.sources import Example, Source
 from cnn_arch.errors import UserError
+from cnn_arch.evaluation import batching, protocols, views
 from cnn_arch.evaluation import network as networks
-from cnn_arch.evaluation import protocols, views
+from cnn_arch.evaluation.batching import Batch, Shape
 from cnn_arch.evaluation.progress import Progress
 
 TOP = 5  # classes kept of each image
 ROUND = 512  # images per host whose sizes are read ahead, encoded bytes kept
 IN_FLIGHT = 2  # batches computing on the devices while the next is prepared
-
-Shape = tuple[int, int]
+# Canvases of a scale, and so compilations: chosen for the images of the first round, then for those
+# of later rounds that fit on none of them.
+CANVASES, LATE_CANVASES = 6, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +117,6 @@ def evaluate(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Images of one scale that fit one shape: for each host group the indices of its rows."""
-
-    scale: int  # pixels
-    shape: Shape  # of the arrays
-    indices: np.ndarray  # int [rows], -1 = no image
-
-
 class _Evaluation:
     """One pass over a source. Every process runs the same batches in the same order."""
 
@@ -137,28 +131,24 @@ class _Evaluation:
         self._network, self._variables, self._source = network, variables, source
         self._config, self._scales = config, plan.scales
         self._views = views.views_of(plan)
-        self._whole = any(view.kind == 'whole' for view in self._views)
         size = len(source)
         self.labels = np.zeros(size, np.int32)
         self.classes = np.full((size, TOP), -1, np.int32)
         self.probabilities = np.zeros((size, TOP), np.float32)
         self.counted = np.zeros(size, bool)
 
-        mesh = network.mesh
-        rows = meshes.host_rows(config.eval.batch_size, mesh)
+        rows = meshes.host_rows(config.eval.batch_size, network.mesh)
         starts = meshes.exchange(np.asarray([rows.start]))[:, 0]
         groups = np.unique(starts)  # processes that supply the same rows are one group
         self._groups, self._group = len(groups), int(np.searchsorted(groups, rows.start))
-        self._first_process = np.asarray(
-            [int(np.flatnonzero(starts == start)[0]) for start in groups]
-        )
+        self._speakers = [int(np.flatnonzero(starts == start)[0]) for start in groups]
 
+        self._queues = batching.Queues(self._groups)
         self._sizes: dict[int, Shape] = {}  # of images on their way, pixels
-        self._queues: dict[tuple[int, Shape], list[collections.deque[int]]] = {}
         self._decoded: dict[int, concurrent.futures.Future] = {}  # this host's images
         self._errors: dict[int, str] = {}  # why an image of this host did not decode
         self._sums: dict[int, tuple[int, np.ndarray]] = {}  # scales done, sum of posteriors
-        self._computing: collections.deque[tuple[_Batch, Any]] = collections.deque()
+        self._computing: collections.deque[tuple[Batch, Any]] = collections.deque()
         self._finished = 0
         self._progress = Progress(size)
 
@@ -166,41 +156,45 @@ class _Evaluation:
 
     def run(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
         """Fills in labels, classes, probabilities and counted."""
-        step = ROUND * self._groups
-        starts = range(0, len(self._source), step)
-        ahead = self._read(pool, starts[0]) if starts else []
-        for start in starts:
-            examples = [future.result() for future in ahead]
-            ahead = self._read(pool, start + step) if start + step < len(self._source) else []
-            self._run_round(pool, start, examples)
-        while self._queues:
-            (scale, shape), queues = next(iter(self._queues.items()))
-            while any(queues):
-                self._compute(scale, shape, queues)
-            del self._queues[scale, shape]
+        late = self._run_all(pool, range(len(self._source)), CANVASES)
+        if late:
+            self._run_all(pool, late, LATE_CANVASES)
+        for batch in self._queues.rest():
+            self._compute(batch)
         while self._computing:
             self._collect()
         self._progress.close()
 
-    def _owned(self, start: int, group: int) -> range:
-        """The images of the round that begins at `start` which a group of hosts reads."""
-        first = start + group * ROUND
-        return range(min(first, len(self._source)), min(first + ROUND, len(self._source)))
+    def _run_all(
+        self, pool: concurrent.futures.ThreadPoolExecutor, indices: Sequence[int], canvases: int
+    ) -> list[int]:
+        """Runs these images; returns those that fit on no canvas."""
+        step = ROUND * self._groups
+        rounds = [indices[start : start + step] for start in range(0, len(indices), step)]
+        late: list[int] = []
+        ahead = self._read(pool, rounds[0]) if rounds else []
+        for number, images in enumerate(rounds):
+            examples = [future.result() for future in ahead]
+            ahead = self._read(pool, rounds[number + 1]) if number + 1 < len(rounds) else []
+            self._learn(images, examples)
+            if number == 0:
+                self._choose_canvases([i for i in indices if i in self._sizes], canvases)
+            late += self._run_round(pool, images, examples)
+        return late
 
-    def _run_round(
-        self,
-        pool: concurrent.futures.ThreadPoolExecutor,
-        start: int,
-        examples: list[tuple[Example, Shape | None]],
-    ) -> None:
+    def _shares(self, images: Sequence[int]) -> list[Sequence[int]]:
+        """The part of a round that each group of hosts reads."""
+        size = -(-len(images) // self._groups)
+        return [images[group * size : (group + 1) * size] for group in range(self._groups)]
+
+    def _learn(self, images: Sequence[int], examples: list[tuple[Example, Shape | None]]) -> None:
+        """Takes note of the sizes and labels of a round's images, this host's and the others'."""
         facts = np.full((ROUND, 4), -1, np.int32)  # height, width, label, readable
         for row, (example, size) in enumerate(examples):
             facts[row] = (*(size or (0, 0)), example.label, size is not None)
-        everyone = meshes.exchange(facts)[self._first_process]  # [groups, ROUND, 4]
-        owned = [self._owned(start, group) for group in range(self._groups)]
-        mine = owned[self._group]
-        for indices, of_group in zip(owned, everyone, strict=True):
-            for index, (height, width, label, readable) in zip(indices, of_group, strict=False):
+        everyone = meshes.exchange(facts)[self._speakers]
+        for share, rows in zip(self._shares(images), everyone, strict=True):
+            for index, (height, width, label, readable) in zip(share, rows, strict=False):
                 self.labels[index] = label
                 self._check_label(index, int(label))
                 if readable:
@@ -208,52 +202,67 @@ class _Evaluation:
                 else:
                     self._skip(index)
 
-        lookahead = collections.deque(zip(mine, examples, strict=True))
-        for place in range(max(len(indices) for indices in owned)):
-            for indices in owned:
-                if place < len(indices) and indices[place] in self._sizes:
-                    self._enqueue(indices[place])
-            while lookahead and lookahead[0][0] <= mine.start + place + self._depth():
-                index, (example, size) = lookahead.popleft()
-                if size is not None:
-                    self._decoded[index] = pool.submit(self._prepare, example, size)
-            for (scale, shape), queues in self._queues.items():
-                rows = self._batch_size(shape) // self._groups
-                while all(len(queue) >= rows for queue in queues):
-                    self._compute(scale, shape, queues)
-
-    def _enqueue(self, index: int) -> None:
+    def _choose_canvases(self, images: Sequence[int], most: int) -> None:
         for scale in self._scales:
-            size = decode.isotropic_size(*self._sizes[index], scale)
-            box = views.bounding_box(self._views, size, self._network.crop)
-            shape = (box[2], box[3])
-            queues = self._queues.setdefault(
-                (scale, shape), [collections.deque() for _ in range(self._groups)]
-            )
-            queues[self._group_of(index)].append(index)
+            shapes = [self._box(self._sizes[index], scale)[2:] for index in images]
+            canvases = batching.choose_canvases(shapes, most)
+            rows = {canvas: self._rows(canvas) for canvas in canvases}
+            self._queues.set_canvases(scale, rows)
 
-    def _group_of(self, index: int) -> int:
-        return index % (ROUND * self._groups) // ROUND
-
-    def _batch_size(self, shape: Shape) -> int:
-        """Images in a batch: whole images count by their area, in windows."""
+    def _rows(self, canvas: Shape) -> int:
+        """Images of a batch: as configured for windows; whole images count by their area."""
         size = self._config.eval.batch_size
-        if not self._whole:
+        if not any(view.kind == 'whole' for view in self._views):
             return size
-        parts = self._network.mesh.shape[meshes.DATA]
-        share = self._network.crop**2 / (shape[0] * shape[1])
-        return max(1, int(size * min(share, 1.0)) // parts) * parts
+        devices = self._network.mesh.shape[meshes.DATA]
+        return batching.rows_of(canvas, self._network.crop, size, devices)
+
+    def _run_round(
+        self,
+        pool: concurrent.futures.ThreadPoolExecutor,
+        images: Sequence[int],
+        examples: list[tuple[Example, Shape | None]],
+    ) -> list[int]:
+        """Decodes and computes a round; returns the images that fit on no canvas."""
+        shares, late = self._shares(images), []
+        fits = {index: self._canvases_of(index) for index in images if index in self._sizes}
+        mine = collections.deque(enumerate(zip(shares[self._group], examples, strict=True)))
+        for place in range(len(shares[0])):
+            while mine and (mine[0][0] <= place or len(self._decoded) < self._depth()):
+                _, (index, (example, size)) = mine.popleft()
+                if size is not None and None not in fits[index]:
+                    self._decoded[index] = pool.submit(self._prepare, example, size)
+            for group, share in enumerate(shares):
+                if place >= len(share) or share[place] not in fits:
+                    continue
+                index = share[place]
+                if None in fits[index]:
+                    late.append(index)
+                    continue
+                for scale, canvas in zip(self._scales, fits[index], strict=True):
+                    assert canvas is not None
+                    self._queues.add(scale, canvas, group, index)
+            for batch in self._queues.full():
+                self._compute(batch)
+        return late
+
+    def _canvases_of(self, index: int) -> list[Shape | None]:
+        return [
+            self._queues.canvas_of(scale, self._box(self._sizes[index], scale)[2:])
+            for scale in self._scales
+        ]
+
+    def _box(self, size: Shape, scale: int) -> tuple[int, int, int, int]:
+        """The part of a resized image that its views need: top, left, height, width."""
+        resized = decode.isotropic_size(*size, scale)
+        return views.bounding_box(self._views, resized, self._network.crop)
 
     # ---- this host's part
 
-    def _depth(self) -> int:
-        """Images decoded ahead."""
-        return self._config.data.prefetch * self._config.eval.batch_size // self._groups
-
     def _read(
-        self, pool: concurrent.futures.ThreadPoolExecutor, start: int
+        self, pool: concurrent.futures.ThreadPoolExecutor, images: Sequence[int]
     ) -> list[concurrent.futures.Future]:
-        return [pool.submit(self._open, index) for index in self._owned(start, self._group)]
+        return [pool.submit(self._open, index) for index in self._shares(images)[self._group]]
 
     def _open(self, index: int) -> tuple[Example, Shape | None]:
         example = self._source[index]
@@ -271,54 +280,49 @@ class _Evaluation:
         result = {}
         for scale in self._scales:
             resized = decode.isotropic_size(*size, scale)
-            box = views.bounding_box(self._views, resized, self._network.crop)
+            top, left, height, width = self._box(size, scale)
             ratio = (size[0] / resized[0], size[1] / resized[1])
-            source_box = (
-                box[0] * ratio[0], box[1] * ratio[1], box[2] * ratio[0], box[3] * ratio[1]
-            )  # fmt: skip
             result[scale] = decode.crop_and_resize(
-                image, source_box, (box[2], box[3]), self._config.eval.interpolation, channels
+                image,
+                (top * ratio[0], left * ratio[1], height * ratio[0], width * ratio[1]),
+                (height, width),
+                self._config.eval.interpolation,
+                channels,
             )
         return result
 
-    def _compute(self, scale: int, shape: Shape, queues: list[collections.deque[int]]) -> None:
+    def _compute(self, batch: Batch) -> None:
         """Starts one batch on the devices."""
-        size = self._batch_size(shape)
-        rows = size // self._groups
-        indices = np.full((self._groups, rows), -1)
-        for group, queue in enumerate(queues):
-            taken = [queue.popleft() for _ in range(min(rows, len(queue)))]
-            indices[group, : len(taken)] = taken
-        batch = _Batch(scale, shape, indices.reshape(-1))
+        mesh, crop = self._network.mesh, self._network.crop
         began = time.monotonic()
-        inputs = meshes.to_devices(
-            self._network.mesh, self._inputs(batch, indices[self._group]), size
-        )
+        inputs = meshes.to_devices(mesh, self._inputs(batch), batch.indices.size)
         self._progress.waited += time.monotonic() - began
-        mesh = self._network.mesh
         total, images, corners = inputs['total'], inputs['images'], inputs['corners']
         for number, view in enumerate(self._views):
-            mirrored, pixels = np.bool_(view.mirrored), images
+            weight, mirrored = np.float32(view.weight), np.bool_(view.mirrored)
             if view.kind == 'whole':
-                pixels = networks.cut_whole(images, mirrored)
-            elif view.kind == 'square':
-                pixels = networks.cut_window(images, corners, number, mirrored, scale, mesh)
-                pixels = networks.resize(pixels, size=self._network.crop)
+                pixels = networks.mirror(images, inputs['widths'], mesh) if mirrored else images
+                total = networks.add_whole(
+                    total, weight, self._variables, pixels, inputs['facts'], self._network
+                )
+                continue
+            pixels = images
+            if view.kind == 'square':
+                pixels = networks.cut_window(pixels, corners, number, mirrored, batch.scale, mesh)
+                pixels = networks.resize(pixels, crop)
             elif len(self._views) > 1:
-                side = self._network.crop
-                pixels = networks.cut_window(images, corners, number, mirrored, side, mesh)
-            total = networks.accumulate(
-                total, np.float32(view.weight), self._variables, pixels,
-                network=self._network, whole=view.kind == 'whole',
-            )  # fmt: skip
+                pixels = networks.cut_window(pixels, corners, number, mirrored, crop, mesh)
+            total = networks.add_windows(total, weight, self._variables, pixels, self._network)
         self._computing.append((batch, (total, inputs['valid'])))
         while len(self._computing) > IN_FLIGHT:
             self._collect()
 
-    def _inputs(self, batch: _Batch, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """This host's rows of a batch, and the corner of each view in them, [rows, views, 2]."""
-        rows = len(indices)
-        images = np.zeros((rows, *batch.shape, self._config.data.channels), np.uint8)
+    def _inputs(self, batch: Batch) -> dict[str, np.ndarray]:
+        """This host's rows of a batch, and where its views lie in them."""
+        indices = batch.indices[self._group]
+        rows, classes = len(indices), self._config.model.num_classes
+        shapes = np.tile(batch.canvas, (rows, 1))
+        images = np.zeros((rows, *batch.canvas, self._config.data.channels), np.uint8)
         corners = np.zeros((rows, len(self._views), 2), np.int32)
         valid = np.zeros(rows, bool)
         for row, index in enumerate(indices):
@@ -329,15 +333,28 @@ class _Evaluation:
             except decode.DecodeError as error:
                 self._errors[index] = f'{self._source[index].key}: {error}'
                 continue
-            images[row] = prepared.pop(batch.scale)
-            valid[row] = True
-            size = decode.isotropic_size(*self._sizes[index], batch.scale)
-            box = views.bounding_box(self._views, size, self._network.crop)
+            pixels = prepared.pop(batch.scale)
+            shapes[row], valid[row] = pixels.shape[:2], True
+            images[row, : len(pixels), : pixels.shape[1]] = pixels
+            resized = decode.isotropic_size(*self._sizes[index], batch.scale)
+            box = self._box(self._sizes[index], batch.scale)
             for number, view in enumerate(self._views):
-                top, left, _, _ = view.box(size, self._network.crop)
+                top, left, _, _ = view.box(resized, self._network.crop)
                 corners[row, number] = top - box[0], left - box[1]
-        total = np.zeros((rows, self._config.model.num_classes), np.float32)
-        return {'images': images, 'corners': corners, 'valid': valid, 'total': total}
+        inputs = {
+            'images': images,
+            'corners': corners,
+            'valid': valid,
+            'total': np.zeros((rows, classes), np.float32),
+        }
+        if any(view.kind == 'whole' for view in self._views):
+            inputs['facts'] = self._network.ragged().facts(shapes)
+            inputs['widths'] = shapes[:, 1].astype(np.int32)
+        return inputs
+
+    def _depth(self) -> int:
+        """Images decoded ahead."""
+        return self._config.data.prefetch * self._config.eval.batch_size // self._groups
 
     # ---- results
 
@@ -345,7 +362,7 @@ class _Evaluation:
         """Takes in the posteriors of the oldest batch."""
         batch, outputs = self._computing.popleft()
         posteriors, valid = meshes.gather(self._network.mesh, outputs)
-        for index, row, is_valid in zip(batch.indices, posteriors, valid, strict=True):
+        for index, row, is_valid in zip(batch.indices.flat, posteriors, valid, strict=True):
             if index < 0:
                 continue
             done, total = self._sums.pop(index, (0, np.zeros_like(row)))

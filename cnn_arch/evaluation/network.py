@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
 from cnn_arch.data import preprocess
-from cnn_arch.evaluation import dense
+from cnn_arch.evaluation import dense, ragged
 from cnn_arch.evaluation.protocols import Plan
 from cnn_arch.models import layers
 
@@ -44,16 +44,33 @@ class Network:
 
     def dense_posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
         """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map."""
-        model, variables = dense.to_convolutional(
-            self.model, variables, self.data.augment.size, self.data.channels
-        )
+        variables = dense.reshaped(variables, _dense_variables(self))
         pixels = preprocess.normalise({'image': images}, self.data)
-        scores, _ = model.apply(variables, pixels)
+        scores, _ = dense.convolutional(self.model).apply(variables, pixels)
         if scores.ndim == 2:  # the network itself pools over all places
-            scores = scores[:, None, None, :]
+            return jax.nn.softmax(scores)
         if self.average == 'scores':
             return jax.nn.softmax(layers.global_average_pool(scores))
         return layers.global_average_pool(jax.nn.softmax(scores))
+
+    def ragged(self) -> ragged.RaggedFunction:
+        """`dense_posteriors` for images of different sizes on one canvas; made once."""
+        return _ragged(self)
+
+
+@functools.lru_cache(maxsize=16)
+def _dense_variables(network: Network) -> Any:
+    size, channels = network.data.augment.size, network.data.channels
+    return dense.abstract_variables(dense.convolutional(network.model), size, channels)
+
+
+@functools.lru_cache(maxsize=16)
+def _ragged(network: Network) -> ragged.RaggedFunction:
+    size, channels = network.data.augment.size, network.data.channels
+    variables = dense.abstract_variables(network.model, size, channels)
+    return ragged.RaggedFunction(
+        network.dense_posteriors, variables, channels, jnp.uint8, base=size
+    )
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'mesh'))
@@ -77,10 +94,14 @@ def cut_window(
     return jnp.where(mirrored, windows[:, :, ::-1], windows)
 
 
-@jax.jit
-def cut_whole(images: jax.Array, mirrored: jax.Array) -> jax.Array:
-    """[N, H, W, C], flipped left-right if `mirrored`."""
-    return jnp.where(mirrored, images[:, :, ::-1], images)
+@functools.partial(jax.jit, static_argnames='mesh')
+def mirror(images: jax.Array, widths: jax.Array, mesh: Mesh) -> jax.Array:
+    """[N, H, W, C] with each image flipped left-right within its own width (int32 [N])."""
+
+    def flip(image: jax.Array, width: jax.Array) -> jax.Array:
+        return jnp.roll(image[:, ::-1], width - image.shape[1], axis=1)
+
+    return meshes.by_image(jax.vmap(flip), mesh, 2)(images, widths)
 
 
 @functools.partial(jax.jit, static_argnames='size')
@@ -91,16 +112,24 @@ def resize(images: jax.Array, size: int) -> jax.Array:
     return jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnames=('network', 'whole'), donate_argnames='total')
-def accumulate(
+@functools.partial(jax.jit, static_argnames='network', donate_argnames='total')
+def add_windows(
+    total: jax.Array, weight: jax.Array, variables: Any, images: jax.Array, network: Network
+) -> jax.Array:
+    """total [N, classes] + weight * the posteriors of one window of each image."""
+    total = total + weight * network.posteriors(variables, images)
+    return jax.lax.with_sharding_constraint(total, meshes.batch_sharding(network.mesh))
+
+
+@functools.partial(jax.jit, static_argnames='network', donate_argnames='total')
+def add_whole(
     total: jax.Array,
     weight: jax.Array,
     variables: Any,
     images: jax.Array,
+    facts: jax.Array,
     network: Network,
-    whole: bool,
 ) -> jax.Array:
-    """total [N, classes] + weight * the posteriors of one view of each image."""
-    function = network.dense_posteriors if whole else network.posteriors
-    total = total + weight * function(variables, images)
+    """total [N, classes] + weight * the posteriors of whole images, padded to one canvas."""
+    total = total + weight * network.ragged()(variables, images, facts)
     return jax.lax.with_sharding_constraint(total, meshes.batch_sharding(network.mesh))

@@ -92,6 +92,7 @@ class Plan:
     views: tuple[str, ...]
     average: str
     crop: int
+    mirror: bool
 
 
 def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
@@ -124,7 +125,7 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
             f'protocol {name}: windows of {crop} pixels do not fit into images of scale '
             f'{min(scales)}: change eval.scale (or eval.scales), or eval.crop'
         )
-    return Plan(name, scales, views, average, crop)
+    return Plan(name, scales, views, average, crop, config.eval.mirror)
 
 
 def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def views_of(plan: Plan) -> list[View]:
             kinds += [('window', square, place) for place in views.places]
             if views.resized:
                 kinds.append(('square', square, (0.0, 0.0)))
-        flips = (False, True) if views.mirror else (False,)
+        flips = (False, True) if views.mirror and plan.mirror else (False,)
         weight = 1 / (len(kinds) * len(flips) * len(plan.views) * len(plan.scales))
         result += [
             View(kind, place, square, flip, weight)
