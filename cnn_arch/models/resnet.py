@@ -86,7 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class ResNet(nn.Module):
-    """Images [N, H, W, 3] of any size -> logits [N, classes].
+    """Images [N, H, W, 3] of any size (5x5 or more with `ceil_mode_pool`) -> logits [N, classes].
 
     At sizes other than 224 this is the fully convolutional form of section 4.1: the classifier is
     linear, so its scores averaged over places are its scores of the averaged maps.
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
-        check_size(images, 1)
+        check_size(images, 5 if self.ceil_mode_pool else 1)
         if self.zero_init_last and (self.shortcut == 'none' or self.preactivation != 'none'):
             raise UserError(
                 'model.options.zero_init_last: a plain network cannot learn from scales of zero, '
