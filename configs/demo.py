@@ -44,12 +44,12 @@ def get_config(variant: str = 'vgg_jitter') -> ml_collections.ConfigDict:
     config.data.augment.mirror = False  # a mirrored 2 is no digit
     config.data.augment.pca_colour = 0.1
 
-    config.optim.learning_rate = 0.02
+    config.optim.learning_rate = 0.03
     config.optim.weight_decay = 5e-4
     config.schedule.kind = 'cosine'
     config.train.batch_size = 64
-    config.train.epochs = 10.0
-    config.train.eval_every = 200
+    config.train.epochs = 14.0
+    config.train.eval_every = 400
 
     config.eval.protocol = 'dense'
     config.eval.scale = 56 if variant == 'vgg_fixed' else 84
