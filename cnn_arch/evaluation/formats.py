@@ -87,6 +87,7 @@ def json_text(tables: Sequence[Filled], findings: Findings) -> str:
                 'pairs': [
                     {
                         'label': verdict.label,
+                        'metric': verdict.metric,
                         'paper': list(verdict.paper),
                         'ours': list(verdict.ours),
                         'holds': verdict.holds,
@@ -196,7 +197,7 @@ def _notes(filled: Filled) -> list[str]:
 def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:
     """The claim, then a line for each pair."""
     label = max(len(verdict.label) for verdict in found)
-    lines = [f'{finding.statement} ({finding.source}), top-1 error:']
+    lines = [f'{finding.statement} ({finding.source}), {found[0].metric} error:']
     for verdict in found:
         paper, ours = (f'{a:.2f} -> {b:.2f}' for a, b in (verdict.paper, verdict.ours))
         mark = f' ({verdict.mark})' if verdict.mark else ''

@@ -87,9 +87,10 @@ class Filled:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One pair of a finding: top-1 errors, the one that the paper finds larger first."""
+    """One pair of a finding: errors in percent, the one that the paper finds larger first."""
 
     label: str
+    metric: str  # 'top-1', or 'top-5' where the paper prints no other
     paper: tuple[float, float]
     ours: tuple[float, float]
     mark: str  # of an incomplete split
@@ -247,14 +248,13 @@ def verdicts(paper: str, filled: Sequence[Filled]) -> list[tuple[Finding, list[V
 def _verdict(label: str, worse: Line, better: Line) -> Verdict | None:
     if worse.measured is None or better.measured is None:
         return None
-    assert worse.row.top1_error is not None
-    assert better.row.top1_error is not None
-    return Verdict(
-        label,
-        (worse.row.top1_error, better.row.top1_error),
-        (worse.measured.top1_error, better.measured.top1_error),
-        worse.measured.mark or better.measured.mark,
-    )
+    mark = worse.measured.mark or better.measured.mark
+    for metric, name in (('top-1', 'top1_error'), ('top-5', 'top5_error')):
+        paper = getattr(worse.row, name), getattr(better.row, name)
+        if None not in paper:
+            ours = getattr(worse.measured, name), getattr(better.measured, name)
+            return Verdict(label, metric, paper, ours, mark)
+    return None
 
 
 def set_keys(config: ml_collections.ConfigDict, values: Any) -> None:

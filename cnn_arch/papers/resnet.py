@@ -1,0 +1,109 @@
+"""The results of K. He, X. Zhang, S. Ren, J. Sun, CVPR 2016 (arXiv 1512.03385), tables 2 to 5.
+
+`authors` is the single-crop accuracy of the released models (README of deep-residual-networks);
+the paper has no table of it.
+"""
+
+from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
+
+CITATION = 'He et al. 2016, table'
+TEST_SET = 'measured on the test set of the challenge, whose labels are not public'
+PUBLIC = {
+    depth: (f'keras/resnet{depth}', f'caffe/ResNet-{depth}') for depth in ('50', '101', '152')
+}
+
+
+def _row(variant: str, model: str, top1: float | None, top5: float | None, protocol: str) -> Row:
+    return Row(
+        variant, top1, top5, f'configs/resnet.py:{variant}', {}, protocol,
+        f'resnet_{variant}', columns={'model': model}, weights=PUBLIC.get(variant, ()),
+    )  # fmt: skip
+
+
+def _quoted(name: str, model: str, top1: float | None, top5: float | None) -> Row:
+    return cited(name, top1, top5, columns={'model': model})
+
+
+VGG_16 = Row(
+    'vgg-16', 28.07, 9.33, 'configs/vgg.py:D',
+    {'data.augment.scale_min': 256, 'data.augment.scale_max': 512}, 'ten_crop', 'vgg_D_jitter',
+    columns={'model': 'VGG-16 [41]'}, weights=('keras/vgg16', 'caffe/VGG_ILSVRC_16_layers'),
+    note="the authors' own test of the public network",
+)  # fmt: skip
+
+TABLE_2 = (
+    _row('plain18', 'plain, 18 layers', 27.94, None, 'ten_crop'),
+    _row('18-A', 'ResNet, 18 layers', 27.88, None, 'ten_crop'),
+    _row('plain34', 'plain, 34 layers', 28.54, None, 'ten_crop'),
+    _row('34-A', 'ResNet, 34 layers', 25.03, None, 'ten_crop'),
+)
+TABLE_3 = (
+    VGG_16,
+    _quoted('googlenet', 'GoogLeNet [44]', None, 9.15),
+    _quoted('prelu', 'PReLU-net [13]', 24.27, 7.38),
+    _row('plain34', 'plain-34', 28.54, 10.02, 'ten_crop'),
+    _row('34-A', 'ResNet-34 A', 25.03, 7.76, 'ten_crop'),
+    _row('34-B', 'ResNet-34 B', 24.52, 7.46, 'ten_crop'),
+    _row('34-C', 'ResNet-34 C', 24.19, 7.40, 'ten_crop'),
+    _row('50', 'ResNet-50', 22.85, 6.71, 'ten_crop'),
+    _row('101', 'ResNet-101', 21.75, 6.05, 'ten_crop'),
+    _row('152', 'ResNet-152', 21.43, 5.71, 'ten_crop'),
+)
+TABLE_4 = (
+    _quoted('vgg-14', "VGG [41] (ILSVRC'14), test set", None, 8.43),
+    _quoted('googlenet', "GoogLeNet [44] (ILSVRC'14)", None, 7.89),
+    Row(
+        'vgg-v5', 24.4, 7.1, 'configs/vgg.py:E',
+        {'data.augment.scale_min': 256, 'data.augment.scale_max': 512},
+        'vgg_multicrop_and_dense', 'vgg_E_jitter', columns={'model': 'VGG [41] (v5)'},
+        weights=('keras/vgg19', 'caffe/VGG_ILSVRC_19_layers'),
+    ),
+    _quoted('prelu', 'PReLU-net [13]', 21.59, 5.71),
+    _quoted('bn-inception', 'BN-inception [16]', 21.99, 5.81),
+    _row('34-B', 'ResNet-34 B', 21.84, 5.71, 'resnet_multiscale'),
+    _row('34-C', 'ResNet-34 C', 21.53, 5.60, 'resnet_multiscale'),
+    _row('50', 'ResNet-50', 20.74, 5.25, 'resnet_multiscale'),
+    _row('101', 'ResNet-101', 19.87, 4.60, 'resnet_multiscale'),
+    _row('152', 'ResNet-152', 19.38, 4.49, 'resnet_multiscale'),
+)  # fmt: skip
+TABLE_5 = (
+    _quoted('vgg-14', "VGG [41] (ILSVRC'14)", None, 7.32),
+    _quoted('googlenet-14', "GoogLeNet [44] (ILSVRC'14)", None, 6.66),
+    _quoted('vgg-v5', 'VGG [41] (v5)', None, 6.8),
+    _quoted('prelu', 'PReLU-net [13]', None, 4.94),
+    _quoted('bn-inception', 'BN-inception [16]', None, 4.82),
+    cited('resnet-15', None, 3.57, columns={'model': "ResNet (ILSVRC'15)"}, note=TEST_SET),
+)
+AUTHORS = (
+    _row('50', 'ResNet-50', 24.7, 7.8, 'center'),
+    _row('101', 'ResNet-101', 23.6, 7.1, 'center'),
+    _row('152', 'ResNet-152', 23.0, 6.7, 'center'),
+)
+
+PAPER = Paper(
+    {
+        '2': Table(f'{CITATION} 2', 'Top-1 error, 10-crop testing', TABLE_2),
+        '3': Table(f'{CITATION} 3', 'Error rates, 10-crop testing', TABLE_3),
+        '4': Table(f'{CITATION} 4', 'Error rates of single-model results', TABLE_4),
+        '5': Table(f'{CITATION} 5', 'Error rates of ensembles', TABLE_5, split='ILSVRC test',
+                   note='ResNet: six models, two of them with 152 layers'),
+        'authors': Table('He et al. 2016, README of the released models',
+                         'One crop of 224x224, shorter side 256', AUTHORS),
+    },
+    (
+        Finding(
+            'Plain networks degrade with depth', 'section 4.1',
+            (('34 against 18 layers', '2/plain34', '2/plain18'),),
+        ),
+        Finding(
+            'Residual networks gain from it', 'section 4.1',
+            (('34 against 18 layers', '2/18-A', '2/34-A'),
+             ('50 against 34', '3/34-C', '3/50'), ('101 against 50', '3/50', '3/101'),
+             ('152 against 101', '3/101', '3/152')),
+        ),
+        Finding(
+            'Projections do slightly better than identities', 'section 4.1',
+            (('B against A', '3/34-A', '3/34-B'), ('C against B', '3/34-B', '3/34-C')),
+        ),
+    ),
+)  # fmt: skip
