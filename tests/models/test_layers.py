@@ -1,4 +1,4 @@
-"""The shared layers, each against PyTorch or against its formula."""
+"""Switches, response normalisation and sizes, against PyTorch or against their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,6 @@ from torch.nn import functional
 from cnn_arch.errors import UserError
 from cnn_arch.models import layers
 from tests import oracles
-
-SIZES = [(7, 7), (8, 8), (13, 10), (6, 27)]
 
 
 def to_torch(x):
@@ -70,20 +68,6 @@ def test_ceil_mode_covers_the_whole_map():
         for ceil_mode, expected in ((True, rounded_up), (False, rounded_down)):
             shape = jax.eval_shape(lambda x, c=ceil_mode: layers.max_pool(x, 3, 2, 0, c), x).shape
             assert shape == (1, expected, expected, 1)
-
-
-@pytest.mark.parametrize('count_padding', [False, True])
-@pytest.mark.parametrize('size', SIZES)
-def test_avg_pool(size, count_padding):
-    x = oracles.random_images(2, *size, 3)
-    theirs = functional.avg_pool2d(to_torch(x), 3, 2, 1, count_include_pad=count_padding)
-    ours = layers.avg_pool(x, 3, 2, 1, count_padding)
-    np.testing.assert_allclose(ours, from_torch(theirs), rtol=1e-5, atol=1e-6)
-
-
-def test_a_window_that_does_not_fit_is_the_users_error():
-    with pytest.raises(UserError, match='window of 3 on a map of 2x5: the input image is too smal'):
-        layers.max_pool(jnp.zeros((1, 2, 5, 1)), 3, 2)
 
 
 @pytest.mark.parametrize('channels', [3, 5, 16])
