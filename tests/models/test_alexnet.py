@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnn_arch import configuration, models
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
 from cnn_arch.models.alexnet import VARIANTS, AlexNet
@@ -239,3 +240,25 @@ def test_smallest_size(variant):
 def test_an_unknown_order_is_refused():
     with pytest.raises(UserError, match="order = 'lrn-relu-pool': choose one of relu-lrn-pool, re"):
         oracles.abstract_variables(build('two_tower', order='lrn-relu-pool'))
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_recipe(variant):
+    """Section 5: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/alexnet.py:{variant}')
+    configuration.validate(config)
+    assert models.build(config.model) == build(variant)
+    assert (config.train.batch_size, config.train.epochs) == (128, 90)
+    optim = config.optim
+    assert (optim.rule, optim.momentum, optim.weight_decay) == ('alexnet', 0.9, 5e-4)
+    assert optim.learning_rate == 0.01
+    augment = config.data.augment
+    assert (augment.crop, augment.size, augment.scale_min) == ('central_square', 224, 256)
+    assert (augment.mirror, augment.pca_colour) == (True, 0.1)
+    assert config.eval.protocol == 'ten_crop'
+    if variant == 'two_tower':
+        assert (config.schedule.kind, config.schedule.drops) == ('plateau', 3)
+        assert config.schedule.factor == 0.1
+    with config.unlocked():
+        config.model.options.order = 'relu-pool-lrn'
+    assert models.build(config.model) == build(variant, order='relu-pool-lrn')

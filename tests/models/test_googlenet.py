@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cnn_arch import configuration, models
 from cnn_arch.errors import UserError
 from cnn_arch.models import googlenet
 from cnn_arch.models.googlenet import TABLE_1, VARIANTS, GoogLeNet
@@ -427,3 +428,26 @@ def test_smallest_size(variant, monkeypatch):
 def test_training_with_heads_at_another_size_is_refused():
     with pytest.raises(UserError, match='a map of 2x2 where the fully connected layer takes 4x4'):
         oracles.abstract_endpoints(build('googlenet'), 160, train=True)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_recipe(variant):
+    """Sections 5 and 6: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/googlenet.py:{variant}')
+    configuration.validate(config)
+    assert models.build(config.model) == build(variant)
+    assert config.loss.auxiliary_weight == 0.3
+    schedule = config.schedule
+    assert (schedule.kind, schedule.factor, schedule.every) == ('exponential', 0.96, 8)
+    assert config.optim.momentum == 0.9
+    assert 0 < config.optim.polyak_decay < 1
+    augment = config.data.augment
+    assert (augment.crop, augment.area_min, augment.area_max) == ('random_resized', 0.08, 1.0)
+    assert (augment.aspect_min, augment.aspect_max) == (3 / 4, 4 / 3)
+    assert (augment.interpolation, augment.photometric) == ('random', True)
+    with config.unlocked():
+        config.model.options.batch_norm = True
+        config.model.options.auxiliary = False
+        config.model.batch_norm.epsilon = 1e-3
+    settings = BatchNormSettings(epsilon=1e-3)
+    assert models.build(config.model) == build(variant, batch_norm=settings, auxiliary=False)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from cnn_arch import configuration, models
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
 from cnn_arch.models import zfnet
 from cnn_arch.models.layers import max_pool_with_switches
 from cnn_arch.models.zfnet import POOL, VARIANTS, ZFNet
+from cnn_arch.training import optimisers
 from tests import oracles
 
 LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
@@ -203,3 +205,33 @@ def test_smallest_size(variant, monkeypatch):
     monkeypatch.setattr(zfnet, 'MINIMUM', 1)
     with pytest.raises(UserError, match='fc6: a map of 5x6 where the fully connected layer takes'):
         oracles.abstract_endpoints(model, (smallest - 1, smallest))
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_recipe(variant):
+    """Section 3: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/zfnet.py:{variant}')
+    configuration.validate(config)
+    assert models.build(config.model) == build(variant)
+    assert (config.train.batch_size, config.train.epochs) == (128, 70)
+    optim = config.optim
+    assert (optim.rule, optim.momentum, optim.learning_rate) == ('momentum', 0.9, 0.01)
+    assert optim.filter_rms == 0.1
+    assert (config.schedule.kind, config.model.options.dropout) == ('plateau', 0.5)
+    assert config.eval.protocol == 'ten_crop'
+
+
+def test_filters_are_scaled_back_to_their_rms():
+    """Section 3: filters of the convolutions whose RMS exceeds 0.1 are scaled back to 0.1."""
+    variables = oracles.random_variables(build('a', fc_units=64))
+    params = jax.tree.map(lambda leaf: leaf * 2, variables['params'])
+    after = optimisers.renormalise_filters(params, 0.1)
+    for name, layer in params.items():
+
+        def rms(kernel):  # of each output map
+            return np.sqrt(np.square(kernel).reshape(-1, kernel.shape[-1]).mean(axis=0))
+
+        before = rms(layer['kernel'])
+        expected = np.minimum(before, 0.1) if name.startswith('conv') else before
+        np.testing.assert_allclose(rms(np.asarray(after[name]['kernel'])), expected, rtol=1e-5)
+    assert np.sqrt(np.mean(np.square(params['conv1']['kernel']))) > 0.1  # something to scale back
