@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_arch.errors import UserError
+from cnn_arch.models import cpu
 from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
@@ -71,6 +72,7 @@ class SeparableConv(nn.Module):
         x = nn.Conv(
             channels, (3, 3), padding=1, feature_group_count=channels, use_bias=False,
             kernel_init=KERNEL_INIT, dtype=self.dtype, name='depthwise',
+            conv_general_dilated=cpu.depthwise_convolution,
         )(x)  # fmt: skip
         x = INTERMEDIATE[self.intermediate](x)
         return nn.Conv(

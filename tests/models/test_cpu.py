@@ -45,6 +45,53 @@ def test_max_pool_of_negative_values_never_takes_the_padding():
     np.testing.assert_array_equal(cpu.max_pool(x, 3, 2, ((1, 1), (1, 1))), -jnp.ones((1, 2, 2, 1)))
 
 
+SAME = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+
+
+@pytest.mark.parametrize(('window', 'pads'), [(3, 1), (3, 0), (5, 2), (1, 0)])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_depthwise_convolution_and_its_gradients_are_those_of_lax(window, pads, dtype):
+    # Small integers, so that both dtypes and all orders of addition give the same.
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-2, 3, (2, 7, 6, 5)), dtype)
+    kernel = jnp.asarray(rng.integers(-1, 2, (window, window, 1, 5)), dtype)
+
+    def pull(function):
+        @jax.jit
+        def pulled(x, kernel):
+            y, vjp = jax.vjp(
+                lambda x, kernel: function(
+                    x, kernel, (1, 1), [(pads, pads)] * 2, feature_group_count=5, **SAME
+                ),
+                x, kernel,
+            )  # fmt: skip
+            weights = jnp.arange(y.size, dtype=dtype).reshape(y.shape) % 3
+            return y, *vjp(weights)
+
+        return pulled(x, kernel)
+
+    for ours, theirs in zip(
+        pull(cpu.depthwise_convolution), pull(lax.conv_general_dilated), strict=True
+    ):
+        assert ours.dtype == dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_accelerators_get_the_plain_depthwise_convolution(platform):
+    def loss(x, kernel):
+        return cpu.depthwise_convolution(
+            x, kernel, (1, 1), [(1, 1), (1, 1)], feature_group_count=4, **SAME
+        ).sum()
+
+    shapes = jax.ShapeDtypeStruct((1, 9, 9, 4), jnp.float32), jnp.zeros((3, 3, 1, 4))
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    there = jax.export.export(step, platforms=[platform])(*shapes).mlir_module()
+    assert there.count('stablehlo.convolution') == 3
+    assert 'multiply' not in there
+    assert 'stablehlo.convolution' not in jax.export.export(step)(*shapes).mlir_module()
+
+
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
 def test_accelerators_get_the_plain_operations(platform):
     def loss(x):
