@@ -12,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from cnn_arch.data import colour, decode
+from cnn_arch.data.decode import Box
+from cnn_arch.errors import UserError
 
-Box = tuple[float, float, float, float]  # top, left, height, width in source pixels
-INTERPOLATIONS = ('bilinear', 'bicubic')
+# "random interpolation methods (bilinear, area, nearest neighbor and cubic, with equal
+# probability)": GoogLeNet, section 6.
+RANDOM_INTERPOLATIONS = ('bilinear', 'area', 'nearest', 'bicubic')
 
 
 def train_example(
@@ -30,22 +33,23 @@ def train_example(
     box = crop_box(height, width, rng, augment)
     interpolation = augment.interpolation
     if interpolation == 'random':
-        interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+        interpolation = RANDOM_INTERPOLATIONS[rng.integers(len(RANDOM_INTERPOLATIONS))]
     mirror = augment.mirror and bool(rng.integers(2))
-    degrees = rng.uniform(-augment.rotation, augment.rotation) if augment.rotation else 0.0
 
-    size = (augment.size, augment.size)
-    if degrees:
-        pixels = rotated_crop(image, (height, width), box, degrees, size, interpolation, channels)
+    if augment.rotation:
+        degrees = rng.uniform(-augment.rotation, augment.rotation)
+        pixels = turned_crop(image, box, degrees, augment.size, interpolation, channels)
+        pixels = pixels[:, ::-1] if mirror else pixels
     else:
-        pixels = decode.crop_and_resize(image, box, size, interpolation, channels)
-    if mirror:
-        pixels = pixels[:, ::-1]
+        size = (augment.size, augment.size)
+        pixels = decode.crop_and_resize(image, box, size, interpolation, channels, mirror)
     if augment.planar:
         from cnn_arch.data import planar  # LeNet alone needs it
 
         pixels = planar.distort(pixels, rng, augment.planar)
     sample = {'image': np.ascontiguousarray(pixels)}
+    if (augment.pca_colour or augment.photometric) and channels != 3:
+        raise UserError('data.augment.pca_colour and .photometric need data.channels=3')
     if augment.pca_colour:
         sample['colour'] = colour.shift(rng.normal(0.0, augment.pca_colour, 3))
     if augment.photometric:
@@ -60,13 +64,14 @@ def crop_box(height: int, width: int, rng: np.random.Generator, augment: Any) ->
     if augment.crop == 'random_resized':
         return random_resized_box(height, width, rng, augment)
     if augment.crop not in ('isotropic', 'central_square'):
-        raise ValueError(f'data.augment.crop={augment.crop!r} is not a kind of crop')
-
+        raise UserError(
+            f'data.augment.crop = {augment.crop!r}: isotropic, central_square, random_resized, none'
+        )
     shorter = int(rng.integers(augment.scale_min, augment.scale_max + 1))
     resized = decode.isotropic_size(height, width, shorter)
     if augment.crop == 'central_square':  # AlexNet, section 2
         corner = ((resized[0] - shorter) // 2, (resized[1] - shorter) // 2)
-        room = (shorter - augment.size,) * 2
+        room = (shorter - augment.size, shorter - augment.size)
     else:  # VGG, section 3.1
         corner = (0, 0)
         room = (resized[0] - augment.size, resized[1] - augment.size)
@@ -77,10 +82,11 @@ def crop_box(height: int, width: int, rng: np.random.Generator, augment: Any) ->
 
 
 def random_resized_box(height: int, width: int, rng: np.random.Generator, augment: Any) -> Box:
-    """GoogLeNet, section 6: "size distributed evenly between 8% and 100% of the image area and
-    aspect ratio chosen randomly between 3/4 and 4/3". Whole pixels; after ten misses the largest
-    central box of an allowed aspect. The aspect is drawn evenly on the logarithmic scale, so that
-    3/4 and 4/3 are alike; the paper does not say.
+    """GoogLeNet, section 6: patches "whose size is distributed evenly between 8% and 100% of the
+    image area and whose aspect ratio is chosen randomly between 3/4 and 4/3". Whole pixels; after
+    ten misses the largest central box of an allowed aspect. The aspect (width / height) is drawn
+    evenly on a logarithmic scale, so that upright and lying boxes are alike; the paper does not
+    say.
     """
     for _ in range(10):
         area = rng.uniform(augment.area_min, augment.area_max) * height * width
@@ -97,57 +103,53 @@ def random_resized_box(height: int, width: int, rng: np.random.Generator, augmen
     return (float(top), float(left), float(box_height), float(box_width))
 
 
-def rotated_crop(
+def turned_crop(
     image: bytes | np.ndarray,
-    source: tuple[int, int],
     box: Box,
     degrees: float,
-    size: tuple[int, int],
+    size: int,
     interpolation: str,
     channels: int,
 ) -> np.ndarray:
-    """The box turned about its centre, uint8 [*size, channels]; black outside of the image.
+    """What lies under the box turned counter-clockwise about its centre, uint8 [size, size, C].
 
-    The surroundings that the turned window needs are resized with antialiasing first, at the scale
-    of the crop, and turned after.
+    SENet's authors (their README) turn by up to 10 degrees. The surroundings are resized first, at
+    the scale of the crop and with antialiasing, and turned then; black where the image ends.
     """
-    top, left, box_height, box_width = box
-    scale = (box_height / size[0], box_width / size[1])
+    source = decode.image_size(image)
     angle = math.radians(degrees)
-    reach = (abs(math.sin(angle)) + math.cos(angle)) / 2
-    # Whole output pixels around the crop's own grid, as far as the picture goes.
-    margin = [math.ceil(reach * max(size) - min(size) / 2) + 2] * 2
-    before = (min(margin[0], int(top / scale[0])), min(margin[1], int(left / scale[1])))
-    after = (
-        min(margin[0], int((source[0] - top - box_height) / scale[0] + 1e-6)),
-        min(margin[1], int((source[1] - left - box_width) / scale[1] + 1e-6)),
-    )
-    larger = (size[0] + before[0] + after[0], size[1] + before[1] + after[1])
-    around = (
-        top - before[0] * scale[0],
-        left - before[1] * scale[1],
-        larger[0] * scale[0],
-        larger[1] * scale[1],
-    )
-    pixels = decode.crop_and_resize(image, around, larger, interpolation, channels)
-    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     cos, sin = math.cos(angle), math.sin(angle)
-    centre = (before[1] + size[1] / 2, before[0] + size[0] / 2)
-    matrix = (
-        cos,
-        sin,
-        centre[0] - cos * size[1] / 2 - sin * size[0] / 2,
-        -sin,
-        cos,
-        centre[1] + sin * size[1] / 2 - cos * size[0] / 2,
+    margin = math.ceil((cos + abs(sin) - 1) * size / 2) + 2  # output pixels; 2 for the filter
+    before, after, around = [], [], []
+    for start, extent, limit in zip(box[:2], box[2:], source, strict=True):
+        scale = extent / size
+        # As many whole output pixels as the image still has.
+        before.append(min(margin, math.floor(start / scale + 1e-6)))
+        after.append(min(margin, math.floor((limit - start - extent) / scale + 1e-6)))
+        around.append((max(0.0, start - before[-1] * scale), scale))
+    larger = (before[0] + size + after[0], before[1] + size + after[1])
+    surroundings = decode.crop_and_resize(
+        image,
+        (around[0][0], around[1][0], larger[0] * around[0][1], larger[1] * around[1][1]),
+        larger,
+        interpolation,
+        channels,
     )
+    # Pillow wants the source (x, y) of the target's: a turn about the centre of each.
+    x, y, half = before[1] + size / 2, before[0] + size / 2, size / 2
+    matrix = (cos, sin, x - (cos + sin) * half, -sin, cos, y + (sin - cos) * half)
+    filters = {'bicubic': Image.Resampling.BICUBIC, 'nearest': Image.Resampling.NEAREST}
+    picture = Image.fromarray(surroundings[:, :, 0] if channels == 1 else surroundings)
     turned = picture.transform(
-        (size[1], size[0]), Image.Transform.AFFINE, matrix, decode.FILTERS[interpolation]
+        (size, size),
+        Image.Transform.AFFINE,
+        matrix,
+        filters.get(interpolation, Image.Resampling.BILINEAR),
     )
-    return np.asarray(turned).reshape(*size, channels)
+    return np.asarray(turned).reshape(size, size, channels)
 
 
 def photometric_parameters(rng: np.random.Generator) -> np.ndarray:
-    """Howard 2013: factors of contrast, brightness and colour in [0.5, 1.5], in random order."""
+    """Howard 2013: contrast, brightness and colour, by factors from 0.5 to 1.5, in random order."""
     factors = rng.uniform(0.5, 1.5, 3)
     return np.array([*factors, rng.integers(len(colour.ORDERS))], np.float32)
