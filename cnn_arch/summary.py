@@ -299,7 +299,8 @@ def table(summaries: Iterator[Summary], markdown: bool = False) -> str:
         lines.insert(1, '|---' + '|---:' * (len(rows[0]) - 1) + '|')
     else:
         lines = _aligned(rows)
-    lines += [''] * bool(notes) + [f'[{i}] {note}' for i, note in enumerate(notes, 1)]
+    number = '{}. {}' if markdown else '[{}] {}'  # a list, where lines would run together
+    lines += [''] * bool(notes) + [number.format(*item) for item in enumerate(notes, 1)]
     return '\n'.join(lines)
 
 

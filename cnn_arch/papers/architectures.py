@@ -25,8 +25,8 @@ class Printed(NamedTuple):
 
 
 CONNECTIONS = (
-    'LeCun et al. print connections, which also count biases, sub-sampling and outputs, and call '
-    'sub-sampling and the output layers too.'
+    'LeCun et al. print connections, which also count biases, sub-sampling and the output; their '
+    'layers, too, include sub-sampling and the output.'
 )
 LENET5 = Printed(
     '7', '60,000', '340,908', 'LeCun et al. 1998, section II-B, as in the preprint', CONNECTIONS
