@@ -1,0 +1,395 @@
+"""SENet, ResNeXt and BN-Inception against timm, torchvision and the print of the papers."""
+
+import functools
+import importlib.util
+import math
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from cnn_arch import configuration, summary
+from cnn_arch.errors import UserError
+from cnn_arch.models import bn_inception, senet
+from cnn_arch.models.bn_inception import BNInception
+from cnn_arch.models.layers import BatchNormSettings, SqueezeExcitation
+from cnn_arch.models.senet import SENet
+from tests import oracles
+from tests.models.test_resnet import FAST_KEY, check_he_normal, compare, slow_but, torch_blocks
+
+SIZES = [(224, 224), (75, 98)]
+VARIANTS = {**senet.VARIANTS, **bn_inception.VARIANTS}
+PARAMETERS = {
+    'se_resnet50': 28_088_024,
+    'se_resnet101': 49_326_872,
+    'se_resnet152': 66_821_848,
+    'resnext50': 25_028_904,
+    'resnext101': 44_177_704,
+    'se_resnext50': 27_559_896,
+    'se_resnext101': 48_955_416,
+    'senet154': 115_088_984,
+    'bn_inception': 11_285_224,
+    'se_bn_inception': 11_931_622,
+}
+
+
+def build(label, **fields):
+    if label in bn_inception.VARIANTS:
+        return BNInception(**{**bn_inception.VARIANTS[label], **fields})
+    return SENet(**{**senet.VARIANTS[label], **fields})
+
+
+def summarise(label):
+    return summary.summarise(label, configuration.load(f'configs/senet.py:{label}'))
+
+
+# The papers' tables.
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_parameters(label):
+    assert oracles.count_parameters(build(label)) == PARAMETERS[label]
+
+
+def test_gates_of_the_journal_version_have_no_biases():
+    assert oracles.count_parameters(build('se_resnet50', gate_bias=False)) == 28_071_976
+
+
+@pytest.mark.parametrize(('reduction', 'millions'), [(4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9)])
+def test_parameters_by_reduction_ratio_of_table_7(reduction, millions):
+    """The print is rounded up: 35.64, 30.60, 28.09 and 26.83 million (and ResNet-50's 25.56)."""
+    count = oracles.count_parameters(build('se_resnet50', reduction=reduction))
+    assert math.ceil(count / 1e5) / 10 == millions
+
+
+@pytest.mark.parametrize('label', ['se_resnet50', 'senet154', 'resnext50'])
+def test_additional_parameters_of_equation_5(label):
+    """2 / r * sum over stages of N_s * C_s^2 for the gates, biases excluded."""
+    blocks = senet.VARIANTS[label]['blocks']
+    weights = 2 / 16 * sum(n * (256 * 2**s) ** 2 for s, n in enumerate(blocks))
+    counts = [
+        oracles.count_parameters(build(label, reduction=reduction, gate_bias=False))
+        for reduction in (0, 16)
+    ]
+    assert counts[1] - counts[0] == weights
+
+
+@pytest.mark.parametrize(
+    ('label', 'printed'),
+    [
+        ('se_resnet50', 3.87),
+        ('se_resnet101', 7.60),
+        ('se_resnet152', 11.32),
+        ('resnext50', 4.24),
+        ('se_resnext50', 4.25),
+        ('resnext101', 7.99),
+        ('se_resnext101', 8.00),
+        ('bn_inception', 2.03),
+        ('se_bn_inception', 2.04),
+    ],
+)
+def test_multiply_adds_of_table_2(label, printed):
+    """The print is 0 to 0.5 percent higher: it counts a little more than the layers' products.
+
+    Its ResNets show the same: 3.86, 7.58 and 11.30 for 3.858, 7.570 and 11.282.
+    """
+    ours = summarise(label).multiply_adds / 1e9
+    assert printed / 1.005 <= ours < printed + 0.005
+
+
+@pytest.mark.parametrize(
+    ('label', 'depth'), [('se_resnext50', 50), ('senet154', 154), ('se_bn_inception', 34)]
+)
+def test_depth(label, depth):
+    """Gates do not count. BN-Inception: three, ten modules of three, the classifier."""
+    assert summarise(label).depth == depth
+
+
+def test_map_sizes_of_table_1():
+    shapes = oracles.abstract_endpoints(build('se_resnext50'))
+    last = {name.split('_')[0]: value.shape[1:] for name, value in shapes.items()}
+    assert last == {
+        'conv1': (112, 112, 64),
+        'pool1': (56, 56, 64),
+        'conv2': (56, 56, 256),
+        'conv3': (28, 28, 512),
+        'conv4': (14, 14, 1024),
+        'conv5': (7, 7, 2048),
+        'pool5': (2048,),
+        'logits': (1000,),
+    }
+
+
+def test_map_sizes_of_figure_5():
+    """As printed, but for the maps of 4c, 4d and 4e, which do not fit the branches beside them."""
+    shapes = oracles.abstract_endpoints(build('bn_inception'))
+    assert {name: value.shape[1:] for name, value in shapes.items()} == {
+        'conv1': (112, 112, 64),
+        'pool1': (56, 56, 64),
+        'conv2': (56, 56, 192),
+        'pool2': (28, 28, 192),
+        'inception_3a': (28, 28, 256),
+        'inception_3b': (28, 28, 320),
+        'inception_3c': (14, 14, 576),
+        'inception_4a': (14, 14, 576),
+        'inception_4b': (14, 14, 576),
+        'inception_4c': (14, 14, 608),
+        'inception_4d': (14, 14, 608),
+        'inception_4e': (7, 7, 1056),
+        'inception_5a': (7, 7, 1024),
+        'inception_5b': (7, 7, 1024),
+        'pool5': (1024,),
+        'logits': (1000,),
+    }
+
+
+# Independent implementations with the same random weights.
+
+
+@pytest.mark.parametrize('reduction', [4, 16])
+def test_squeeze_and_excitation_by_hand(reduction):
+    """Equations 2 to 4, in float64."""
+    layer = SqueezeExcitation(reduction)
+    x = oracles.random_images(2, 5, 3, 32)
+    rng = np.random.default_rng(0)
+    params = {
+        name: {'kernel': rng.normal(size=shape), 'bias': rng.normal(size=shape[1])}
+        for name, shape in (('down', (32, 32 // reduction)), ('up', (32 // reduction, 32)))
+    }
+    squeezed = x.astype(np.float64).mean(axis=(1, 2))
+    hidden = np.maximum(squeezed @ params['down']['kernel'] + params['down']['bias'], 0)
+    gate = 1 / (1 + np.exp(-(hidden @ params['up']['kernel'] + params['up']['bias'])))
+    params32 = jax.tree.map(lambda a: a.astype(np.float32), params)
+    oracles.assert_close(layer.apply({'params': params32}, x), x * gate[:, None, None, :], 1e-5)
+
+
+def random_variables(model):
+    """Random values with which blocks add a little to their shortcuts, as trained ones do.
+
+    With larger ones the gates' inputs grow to hundreds; rounding errors then flip gates, and
+    PyTorch in float32 and in float64 differ by half a percent.
+    """
+
+    def shrink(path, leaf):
+        last_scale = [key.key for key in path[-2:]] == ['bn3', 'scale']
+        return leaf * np.float32(0.3) if last_scale else leaf
+
+    return jax.tree_util.tree_map_with_path(shrink, oracles.random_variables(model))
+
+
+def fill_gate(peer, variables, path):
+    oracles.fill_torch(peer.fc1, variables, f'{path}/down')
+    oracles.fill_torch(peer.fc2, variables, f'{path}/up')
+
+
+def fill_residual(peer, stem, classifier, variables):
+    """Copies all of our weights into a network of timm or torchvision."""
+    fill = functools.partial(oracles.fill_torch, variables=variables)
+    for module, path in stem.items():
+        fill(peer.get_submodule(module), path=path)
+    fill(classifier, path='fc')
+    stages = (peer.layer1, peer.layer2, peer.layer3, peer.layer4)
+    for block, path in torch_blocks(peer, stages):
+        for name in ('conv1', 'bn1', 'conv2', 'bn2', 'conv3', 'bn3'):
+            fill(getattr(block, name), path=f'{path}/{name}')
+        if hasattr(block, 'se_module'):
+            fill_gate(block.se_module, variables, f'{path}/se')
+        if block.downsample is not None:
+            fill(block.downsample[0], path=f'{path}/projection')
+            fill(block.downsample[1], path=f'{path}/projection_bn')
+    return functools.partial(oracles.run_torch, peer.eval())
+
+
+@pytest.mark.parametrize(
+    'label',
+    slow_but(
+        [label for label in senet.VARIANTS if label.startswith('se')],
+        fast=['se_resnet50', 'se_resnext50'],
+    ),
+)
+def test_logits_equal_timms_ports_of_the_authors_networks(label):
+    names = {'se_resnext50': 'seresnext50_32x4d', 'se_resnext101': 'seresnext101_32x4d'}
+    name = names.get(label, label.replace('se_resnet', 'seresnet'))
+    peer = getattr(oracles.timm().models.senet, f'legacy_{name}')()
+    model = build(label)
+    variables = random_variables(model)
+    if label == 'senet154':
+        stem = {f'layer0.{kind}{i}': f'{kind}1_{i}' for kind in ('conv', 'bn') for i in (1, 2, 3)}
+    else:
+        stem = {'layer0.conv1': 'conv1', 'layer0.bn1': 'bn1'}
+    run = fill_residual(peer, stem, peer.last_linear, variables)
+    for size in SIZES:
+        compare(model, run, variables, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('label', ['resnext50', 'resnext101'])
+def test_logits_equal_torchvisions_and_timms_resnext(label):
+    peer = (
+        oracles.torchvision().models.resnext50_32x4d(weights=None)
+        if label == 'resnext50'
+        else oracles.timm().models.resnet.resnext101_32x4d()
+    )
+    model = build(label)
+    variables = random_variables(model)
+    run = fill_residual(peer, {'conv1': 'conv1', 'bn1': 'bn1'}, peer.fc, variables)
+    for size in SIZES:
+        compare(model, run, variables, size)
+
+
+def bn_inception_module():
+    """The file of `pretrainedmodels` that ports the Caffe network; the package imports too much."""
+    package = importlib.util.find_spec('pretrainedmodels')
+    if package is None:
+        pytest.skip('pretrainedmodels is not installed: see requirements-dev.txt')
+    path = pathlib.Path(package.submodule_search_locations[0]) / 'models' / 'bninception.py'
+    spec = importlib.util.spec_from_file_location('bninception', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def bn_inception_peer(variables, gated):
+    """The Caffe network with our weights; its concatenations go through gates where `gated`."""
+    module = bn_inception_module()
+    peer = module.BNInception()
+    peer.global_pool = torch.nn.AdaptiveAvgPool2d(1)  # for 7x7 there
+    rng = np.random.default_rng(7)
+
+    def fill(name, path):
+        conv, norm = (getattr(peer, name + suffix) for suffix in ('', '_bn'))
+        oracles.fill_torch(norm, variables, f'{path}/bn')
+        kernel = variables['params'][path.split('/')[0]]
+        for key in (*path.split('/')[1:], 'conv'):
+            kernel = kernel[key]
+        bias = rng.normal(size=kernel['kernel'].shape[-1]).astype(np.float32)
+        with torch.no_grad():  # its biases, which the running means make up for
+            conv.weight.copy_(torch.tensor(kernel['kernel'].transpose(3, 2, 0, 1)))
+            conv.bias.copy_(torch.tensor(bias))
+            norm.running_mean += torch.tensor(bias)
+
+    names = {
+        '1x1': '1x1',
+        '3x3_reduce': '3x3_reduce',
+        '3x3': '3x3',
+        'double3x3_reduce': 'double_3x3_reduce',
+        'double3x3a': 'double_3x3_1',
+        'double3x3b': 'double_3x3_2',
+        'pool_proj': 'pool_proj',
+    }
+    fill('conv1_7x7_s2', 'conv1')
+    fill('conv2_3x3_reduce', 'conv2_reduce')
+    fill('conv2_3x3', 'conv2')
+    oracles.fill_torch(peer.last_linear, variables, 'fc')
+    gates = []
+    for label in bn_inception.FIGURE_5:
+        for ours, theirs in names.items():
+            if ours in variables['params'][f'inception_{label}']:
+                fill(f'inception_{label}_{theirs}', f'inception_{label}/{ours}')
+        if gated:
+            path = f'inception_{label}_se'
+            channels = variables['params'][path]['down']['kernel'].shape[0]
+            gates.append(oracles.timm().models.senet.SEModule(channels, 16))
+            fill_gate(gates[-1], variables, path)
+    if gated:
+
+        def cat(maps, axis):
+            return remaining.pop(0)(torch.cat(maps, axis))
+
+        module.torch = types.SimpleNamespace(cat=cat)  # all that its forward pass takes from torch
+    peer.eval()
+
+    def run(images):
+        remaining[:] = gates
+        output = oracles.run_torch(peer, images)
+        assert not remaining
+        return output
+
+    remaining = []
+    return peer, run
+
+
+@pytest.mark.parametrize(
+    'label', slow_but(['bn_inception', 'se_bn_inception'], fast=['se_bn_inception'])
+)
+def test_logits_equal_the_caffe_bn_inception(label):
+    model = build(label)
+    variables = oracles.random_variables(model)
+    peer, run = bn_inception_peer(variables, gated=label.startswith('se'))
+    for size in ((224, 224), (96, 160)):
+        compare(model, run, variables, size)
+    # Odd maps at 3c, where the Caffe network does not fit together: "same" padding.
+    peer.inception_3c_pool = torch.nn.MaxPool2d(3, 2, padding=1)
+    compare(model, run, variables, (88, 88))
+
+
+# Training.
+
+
+def check_step(label, dtype, own_start=True, **fields):
+    model = build(label, dtype=dtype, batch_norm=BatchNormSettings(group_size=4), **fields)
+    variables = None if own_start else oracles.random_variables(model)
+    images = oracles.random_images(4, 64, 64, 3)
+    loss, changed = oracles.step_changes(model, images, variables=variables)
+    assert np.isfinite(loss)
+    assert all(share > 0 for share in changed.values()), changed
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_step_changes_every_parameter(dtype):
+    check_step('se_resnet50', dtype, own_start=False, blocks=(1, 1, 1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('label', VARIANTS)
+def test_a_step_changes_every_parameter_of_every_variant(label, dtype):
+    check_step(label, dtype)
+
+
+def test_dropout_and_batch_statistics_are_off_at_test_time():
+    model = build('senet154', blocks=(1, 1, 1, 1), width=32, groups=8, stem=(8, 8, 16))
+    variables, images = oracles.random_variables(model), oracles.random_images(2, 64, 64, 3)
+    apply = jax.jit(model.apply, static_argnames='train')
+    test, _ = apply(variables, images)  # without a key for dropout
+    np.testing.assert_array_equal(test, apply(variables, images)[0])
+
+    @jax.jit
+    def train(key):
+        rngs = {'dropout': key}
+        return model.apply(variables, images, train=True, rngs=rngs, mutable=['batch_stats'])
+
+    (a, one), updated = train(jax.random.key(0))
+    (b, other), _ = train(jax.random.key(1))
+    np.testing.assert_array_equal(one['pool5'], other['pool5'])  # no noise before the classifier
+    assert np.abs(a - b).max() > 0
+    assert np.abs(a - test).max() > 0.1
+    changed = jax.tree.map(
+        lambda x, y: bool((x != y).any()), updated['batch_stats'], variables['batch_stats']
+    )
+    assert all(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize('label', slow_but(['se_resnext50', 'bn_inception'], fast=['se_resnext50']))
+def test_initialisation_is_he_normal(label):
+    fields = {} if label == 'bn_inception' else {'blocks': (1, 1, 1, 1)}
+    init = jax.jit(build(label, **fields).init)
+    check_he_normal(init(FAST_KEY, np.zeros((1, 32, 32, 3), np.float32))['params'])
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ('label', 'smallest'), [('senet154', 5), ('resnext50', 5), ('bn_inception', 11)]
+)
+def test_the_smallest_images(label, smallest):
+    model = build(label)
+    shapes = oracles.abstract_endpoints(model, (smallest, smallest + 3))
+    assert shapes['logits'].shape == (1, 1000)
+    with pytest.raises(UserError, match=f'takes {smallest}x{smallest} pixels or more'):
+        oracles.abstract_endpoints(model, (smallest + 3, smallest - 1))
