@@ -60,9 +60,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.augment.area_max = 1.0
     config.data.augment.aspect_min = 3 / 4  # width / height, random_resized only
     config.data.augment.aspect_max = 4 / 3
-    config.data.augment.interpolation = 'bilinear'  # bilinear, bicubic or random; antialiased
+    # bilinear, bicubic, or random (GoogLeNet's: bilinear, area, nearest or cubic); antialiased.
+    config.data.augment.interpolation = 'bilinear'
     config.data.augment.mirror = True  # flip left-right with probability 1/2
     config.data.augment.pca_colour = 0.0  # sigma of Krizhevsky's PCA colour noise (the paper: 0.1)
+    # Of the covariance of RGB in [0, 1]; `python -m cnn_arch.data.colour` computes them.
+    config.data.augment.pca_eigenvalues = (0.2175, 0.0188, 0.0045)
+    config.data.augment.pca_eigenvectors = (  # rows R, G, B; a vector is a column
+        (-0.5675, 0.7192, 0.4009),
+        (-0.5808, -0.0045, -0.8140),
+        (-0.5836, -0.6948, 0.4203),
+    )
+    config.data.augment.pixel_jitter = 0.0  # grey levels by which R, G and B each move (SENet: 20)
     config.data.augment.photometric = False  # Howard's contrast, brightness, colour in random order
     config.data.augment.rotation = 0.0  # degrees, uniform in [-rotation, rotation]
     config.data.augment.planar = 0.0  # strength of LeNet-5's planar distortions, 0 = off

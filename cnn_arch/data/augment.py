@@ -2,18 +2,23 @@
 
 The host draws every random number and makes the geometry; the arithmetic on pixel values is left
 to the device (`cnn_arch.data.preprocess`). Order of the draws from the sample's generator, each
-only if its key is on: crop, interpolation, mirror, rotation, planar, PCA colour, photometric.
+only if its key is on: crop, interpolation, mirror, rotation, planar, PCA colour, pixel jitter,
+photometric.
 """
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cnn_arch.data import colour, decode
+from cnn_arch.data import decode
 from cnn_arch.data.decode import Box
 from cnn_arch.errors import UserError
+
+# The orders of Howard's contrast (0), brightness (1) and colour (2).
+ORDERS = tuple(itertools.permutations(range(3)))
 
 # "random interpolation methods (bilinear, area, nearest neighbor and cubic, with equal
 # probability)": GoogLeNet, section 6.
@@ -25,9 +30,9 @@ def train_example(
 ) -> dict[str, np.ndarray]:
     """One training sample from encoded bytes or uint8 [H, W, C]; `augment` is config.data.augment.
 
-    'image' uint8 [size, size, channels]; with pca_colour 'colour' float32 [3], the shift of RGB in
-    grey levels; with photometric 'photometric' float32 [4] (see preprocess.photometric). A function
-    of its arguments and the state of `rng` alone; safe in threads. Raises DecodeError.
+    'image' uint8 [size, size, channels]; with pca_colour or pixel_jitter 'colour' float32 [3], the
+    shift of RGB in grey levels; with photometric 'photometric' float32 [4] (see preprocess). A
+    function of its arguments and the state of `rng` alone; safe in threads. Raises DecodeError.
     """
     height, width = decode.image_size(image)
     box = crop_box(height, width, rng, augment)
@@ -48,10 +53,13 @@ def train_example(
 
         pixels = planar.distort(pixels, rng, augment.planar)
     sample = {'image': np.ascontiguousarray(pixels)}
-    if (augment.pca_colour or augment.photometric) and channels != 3:
-        raise UserError('data.augment.pca_colour and .photometric need data.channels=3')
-    if augment.pca_colour:
-        sample['colour'] = colour.shift(rng.normal(0.0, augment.pca_colour, 3))
+    coloured = augment.pca_colour or augment.pixel_jitter
+    if channels != 3 and (coloured or augment.photometric):
+        raise UserError(
+            'data.augment.pca_colour, .pixel_jitter and .photometric need data.channels=3'
+        )
+    if coloured:
+        sample['colour'] = colour_shift(rng, augment)
     if augment.photometric:
         sample['photometric'] = photometric_parameters(rng)
     return sample
@@ -149,7 +157,23 @@ def turned_crop(
     return np.asarray(turned).reshape(size, size, channels)
 
 
+def colour_shift(rng: np.random.Generator, augment: Any) -> np.ndarray:
+    """What is added to R, G and B of all pixels, in grey levels: float32 [3].
+
+    AlexNet's components of colour (section 4.1; see cnn_arch.data.colour), and the "pixel jitter"
+    of SENet's authors, whose README gives its range alone.
+    """
+    shift = np.zeros(3)
+    if augment.pca_colour:
+        alphas = rng.normal(0.0, augment.pca_colour, 3)
+        scaled = np.multiply(augment.pca_eigenvalues, alphas)
+        shift += 255.0 * (np.asarray(augment.pca_eigenvectors) @ scaled)
+    if augment.pixel_jitter:
+        shift += rng.uniform(-augment.pixel_jitter, augment.pixel_jitter, 3)
+    return shift.astype(np.float32)
+
+
 def photometric_parameters(rng: np.random.Generator) -> np.ndarray:
     """Howard 2013: contrast, brightness and colour, by factors from 0.5 to 1.5, in random order."""
     factors = rng.uniform(0.5, 1.5, 3)
-    return np.array([*factors, rng.integers(len(colour.ORDERS))], np.float32)
+    return np.array([*factors, rng.integers(len(ORDERS))], np.float32)

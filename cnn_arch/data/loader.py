@@ -10,6 +10,7 @@ import collections
 import functools
 import logging
 import time
+import types
 from collections.abc import Iterator
 
 import grain
@@ -47,6 +48,8 @@ class SampleReader:
         self._source = source
         self._seed = config.seed
         self._config = config.data
+        # A ConfigDict takes its time at each look, which matters a dozen times per image.
+        self._augment = types.SimpleNamespace(**config.data.augment)
         self.bad_images = 0
 
     def __call__(self, position: int) -> Batch:
@@ -62,9 +65,7 @@ class SampleReader:
         example = self._source[index]
         rng = generator(self._seed, _SAMPLE, position)
         try:
-            sample = augment.train_example(
-                example.image, rng, self._config.augment, self._config.channels
-            )
+            sample = augment.train_example(example.image, rng, self._augment, self._config.channels)
         except decode.DecodeError as error:
             raise decode.DecodeError(f'{example.key}: {error}') from error
         sample['label'] = np.int32(example.label)

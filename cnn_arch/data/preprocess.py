@@ -9,7 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from cnn_arch.data.colour import LUMA, ORDERS
+from cnn_arch.data.augment import ORDERS
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow's grey is
 
 
 def normalise(batch: dict[str, Any], data: Any) -> Array:
