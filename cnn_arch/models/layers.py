@@ -167,17 +167,24 @@ class BatchNorm(nn.Module):
                 f'batch of {x.shape[0]} images in batch normalisation groups of {size}: choose '
                 'train.batch_size a multiple of model.batch_norm.group_size'
             )
-        groups = x.astype(jnp.float32).reshape(-1, size, *x.shape[1:])  # [G, g, H, W, C]
-        group_mean = groups.mean(axis=(1, 2, 3), keepdims=True)
-        group_var = jnp.square(groups - group_mean).mean(axis=(1, 2, 3), keepdims=True)
+
+        def group_mean(per_image: jax.Array) -> jax.Array:  # [N, C] -> [N, 1, 1, C], one per group
+            mean = per_image.reshape(-1, size, channels).mean(axis=1, keepdims=True)
+            return jnp.broadcast_to(mean, (len(mean), size, channels)).reshape(-1, 1, 1, channels)
+
+        # First over each image, then over groups: however groups lie on devices, [N, C] statistics
+        # travel between them and maps do not.
+        means = x.astype(jnp.float32).mean(axis=(1, 2))
+        centred = x.astype(jnp.float32) - group_mean(means)
+        variances = jnp.square(centred).mean(axis=(1, 2))  # around the group's mean
         if not self.is_initializing():
-            count = groups[0, ..., 0].size
+            count = size * x.shape[1] * x.shape[2]
             keep = self.settings.momentum
-            unbiased = group_var.mean(axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
-            mean.value = keep * mean.value + (1 - keep) * group_mean.mean(axis=(0, 1, 2, 3))
+            unbiased = variances.mean(axis=0) * (count / max(count - 1, 1))
+            mean.value = keep * mean.value + (1 - keep) * means.mean(axis=0)
             var.value = keep * var.value + (1 - keep) * unbiased
-        normal = (groups - group_mean) * jax.lax.rsqrt(group_var + self.settings.epsilon)
-        return (normal * scale + bias).reshape(x.shape).astype(self.dtype)
+        normal = centred * jax.lax.rsqrt(group_mean(variances) + self.settings.epsilon)
+        return (normal * scale + bias).astype(self.dtype)
 
 
 class SqueezeExcitation(nn.Module):

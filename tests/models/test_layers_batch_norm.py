@@ -1,6 +1,7 @@
 """Batch normalisation: a slow loop, PyTorch, and the same numbers on any number of devices."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -98,32 +99,51 @@ def test_outputs_gradients_and_statistics_equal_pytorchs():
     close(updated['batch_stats']['var'], peer.running_var)
 
 
-@pytest.mark.parametrize('group_size', [4, 8, 16])
+@jax.jit(static_argnames='group_size')
+def gradients(variables, x, weights, group_size):
+    """Gradients of parameters and images, outputs and new statistics of one training step."""
+
+    def loss(params, x):
+        y, updated = train(BatchNormSettings(group_size), {**variables, 'params': params}, x)
+        return (y * weights).sum(), (y, updated)
+
+    return jax.grad(loss, (0, 1), has_aux=True)(variables['params'], x)
+
+
+def on_devices(devices, variables, *batches):
+    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
+    whole = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    split = jax.device_put(batches, NamedSharding(mesh, PartitionSpec('data')))
+    for x in split:
+        assert {shard.data.shape[0] for shard in x.addressable_shards} == {len(x) // devices}
+    return whole, *split
+
+
+@pytest.mark.parametrize('group_size', [3, 8, 24])
 def test_one_meaning_on_1_2_4_and_8_devices(group_size):
-    """Groups smaller than, equal to and larger than what a device holds."""
-    settings = BatchNormSettings(group_size)
-    variables, x, weights = random_variables(), images(16), images(16, seed=2)
-
-    @jax.jit
-    def step(params, stats, x):
-        def loss(params):
-            y, updated = train(settings, {'params': params, 'batch_stats': stats}, x)
-            return (y * weights).sum(), (y, updated)
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    results = []
-    for devices in (1, 2, 4, 8):
-        mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
-        split = jax.device_put(x, NamedSharding(mesh, PartitionSpec('data')))
-        whole = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        assert {shard.data.shape[0] for shard in split.addressable_shards} == {16 // devices}
-        results.append(jax.device_get(step(whole['params'], whole['batch_stats'], split)))
-    assert np.abs(results[0][1][0]).max() > 1
+    """Groups smaller than, larger than and across what a device holds."""
+    arguments = random_variables(), images(24), images(24, seed=2)
+    results = [
+        jax.device_get(gradients(*on_devices(devices, *arguments), group_size=group_size))
+        for devices in (1, 2, 4, 8)
+    ]
+    assert np.abs(results[0][0][1]).max() > 1
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     for other in results[1:]:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), results[0], other
-        )
+        jax.tree.map(close, results[0], other)
+
+
+@pytest.mark.parametrize('group_size', [3, 8, 24])
+def test_no_map_travels_between_devices(group_size):
+    """Only statistics do: at most one number per image and channel."""
+    arguments = on_devices(8, random_variables(), images(24), images(24, seed=2))
+    program = gradients.lower(*arguments, group_size=group_size).compile().as_text()
+    collectives = re.findall(
+        r'f32\[([\d,]*)\]\S* (?:all-gather|all-to-all|all-reduce|collective-permute)', program
+    )
+    sizes = [np.prod([int(n) for n in shape.split(',') if n]) for shape in collectives]
+    assert sizes
+    assert max(sizes) <= 24 * CHANNELS, collectives
 
 
 def test_groups_do_not_see_each_other():
