@@ -32,6 +32,8 @@ def choose_canvases(shapes: Sequence[Shape], most: int) -> list[Shape]:
     Landscape (and square) shapes get canvases of their own, portrait ones too: both have one side
     in common, so that only the other one varies.
     """
+    if not shapes:
+        return []
     wide = collections.Counter((h, w) for h, w in shapes if w >= h)
     tall = collections.Counter((h, w) for h, w in shapes if w < h)
     kinds = [part for part in (wide, tall) if part]
@@ -73,7 +75,6 @@ def _partition(shapes: collections.Counter[Shape], parts: int) -> list[Shape]:
     """Canvases for consecutive runs of the shapes, ordered by area, of least padded area."""
     ordered = sorted(shapes, key=_area)
     counts = np.cumsum([0] + [shapes[shape] for shape in ordered])
-    # cover[i, j]: the canvas of shapes i to j
     heights, widths = (np.asarray([shape[side] for shape in ordered]) for side in (0, 1))
     size = len(ordered)
     parts = min(parts, size)
@@ -81,8 +82,9 @@ def _partition(shapes: collections.Counter[Shape], parts: int) -> list[Shape]:
     cost[0, 0] = 0
     last = np.zeros((parts + 1, size + 1), int)
     for end in range(1, size + 1):
-        high = np.maximum.accumulate(heights[end - 1 :: -1] if end else heights[:0])[::-1]
-        wide = np.maximum.accumulate(widths[end - 1 :: -1])[::-1]
+        # The area of one canvas for the shapes from each beginning to this end.
+        high = np.maximum.accumulate(heights[:end][::-1])[::-1]
+        wide = np.maximum.accumulate(widths[:end][::-1])[::-1]
         run = high * wide * (counts[end] - counts[:end])
         for part in range(1, parts + 1):
             total = cost[part - 1, :end] + run
