@@ -191,6 +191,7 @@ class SqueezeExcitation(nn.Module):
     """Scales each map by a gate that reads all maps (Hu et al. 2018, section 3), [N, H, W, C].
 
     Squeeze: the mean over places; excitation: C / reduction units with ReLU, then C with sigmoid.
+    Raises UserError for a reduction to nothing.
     """
 
     reduction: int
@@ -200,6 +201,11 @@ class SqueezeExcitation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
+        if not 1 <= self.reduction <= channels:
+            raise UserError(
+                f'model.options.reduction = {self.reduction}: it must be at most {channels}, the '
+                'maps of the first gate; 0 = no gates'
+            )
         layer = functools.partial(
             nn.Dense, use_bias=self.use_bias, kernel_init=he_normal, dtype=self.dtype
         )

@@ -15,6 +15,7 @@ from cnn_arch.models import resnet
 from cnn_arch.models.layers import BatchNormSettings
 from cnn_arch.models.resnet import VARIANTS, ResNet
 from cnn_arch.papers import architectures
+from cnn_arch.training import schedules
 from tests import oracles
 
 SIZES = [(224, 224), (75, 98)]
@@ -459,3 +460,23 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_logits():
     assert rounded.dtype == jnp.float32
     assert {value.dtype for value in endpoints.values()} == {jnp.dtype(jnp.bfloat16)}
     oracles.assert_close(rounded, exact, relative=0.05)
+
+
+# Recipes.
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_the_recipe_is_the_papers(label):
+    config = configuration.load(f'configs/resnet.py:{label}')
+    configuration.validate(config)
+    rate = schedules.learning_rate(config, steps_per_epoch=10)
+    if 'v' in label:  # 2016b and torchvision: a tenth at epochs 30 and 60 of 90
+        rates, expected = [rate(epoch * 10) for epoch in (0, 29, 30, 60, 89)], [0, 0, 1, 2, 2]
+        assert config.train.epochs == 90
+    else:  # section 3.4: a tenth where the error plateaus, at most 60 x 10^4 iterations
+        states = [
+            schedules.initial_feedback()._replace(drops=jnp.asarray(drops)) for drops in (0, 1, 2)
+        ]
+        rates, expected = [rate(0, state) for state in states], [0, 1, 2]
+        assert round(config.train.epochs * 1_281_167 / 256, -4) == 600_000
+    np.testing.assert_allclose(np.asarray(rates), 0.1 ** (1 + np.asarray(expected)), rtol=1e-6)

@@ -18,6 +18,7 @@ from cnn_arch.models import bn_inception, senet
 from cnn_arch.models.bn_inception import BNInception
 from cnn_arch.models.layers import BatchNormSettings, SqueezeExcitation
 from cnn_arch.models.senet import SENet
+from cnn_arch.training import schedules
 from tests import oracles
 from tests.models.test_resnet import FAST_KEY, check_he_normal, compare, slow_but, torch_blocks
 
@@ -179,6 +180,12 @@ def random_variables(model):
         return leaf * np.float32(0.3) if last_scale else leaf
 
     return jax.tree_util.tree_map_with_path(shrink, oracles.random_variables(model))
+
+
+@pytest.mark.parametrize('reduction', [-16, 257])
+def test_reductions_to_nothing(reduction):
+    with pytest.raises(UserError, match=f'reduction = {reduction}: it must be at most 256'):
+        oracles.count_parameters(build('se_resnet50', reduction=reduction))
 
 
 def fill_gate(peer, variables, path):
@@ -393,3 +400,19 @@ def test_the_smallest_images(label, smallest):
     assert shapes['logits'].shape == (1, 1000)
     with pytest.raises(UserError, match=f'takes {smallest}x{smallest} pixels or more'):
         oracles.abstract_endpoints(model, (smallest + 3, smallest - 1))
+
+
+# Recipes.
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_the_recipe_is_the_papers(label):
+    config = configuration.load(f'configs/senet.py:{label}')
+    configuration.validate(config)
+    big = label == 'senet154'
+    assert config.train.batch_size == (2048 if big else 1024)
+    rate = schedules.learning_rate(config, steps_per_epoch=10)
+    rates = [float(rate(epoch * 10)) for epoch in (0, 29, 30, 60, 99)]
+    first = 1.0 if big else 0.6
+    np.testing.assert_allclose(rates, [first, first, first / 10, first / 100, first / 1000])
+    assert config.loss.label_smoothing == (0.1 if big else 0.0)
