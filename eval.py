@@ -1,14 +1,19 @@
 """Tests a trained network by one paper's protocol: top-1 and top-5 error over a whole split.
 
-    python eval.py --config=configs/vgg.py:D --workdir=DIR [--step=N] [--protocol=dense]
-    python eval.py --table=vgg:4 --runs=DIR [--rows=D-256,E-*] [--format=markdown|csv|json]
+    python eval.py --config=configs/vgg.py:D (--workdir=DIR [--step=N] | --weights=DIR)
+                   [--protocol=dense] [--predictions=FILE.csv]
+    python eval.py --table=vgg:4 (--runs=DIR | --weights=DIR[,DIR]) [--rows=D-256,E-*]
+                   [--format=markdown|csv|json] [--out=FILE]
 
 `--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
 `--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
 image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
 
+`--weights` is a folder that `python -m cnn_arch.weights` wrote; what these weights expect (mean,
+scale, test scale, interpolation) is set in the config before the command line's own keys.
+
 `--table` prints a paper's table with our numbers beside the printed ones; the network of a row is
-the finished run in DIR/<paper>_<row>; what has none says what is missing.
+the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing.
 """
 
 import argparse
@@ -18,8 +23,6 @@ from cnn_arch import commands, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.evaluation import predictions, protocols, table_command
 from cnn_arch.evaluation.evaluate import evaluate
-from cnn_arch.training import checkpoint, workdir
-from cnn_arch.training import step as steps
 from cnn_arch.weights import trained
 
 
@@ -29,26 +32,30 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of a run')
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument('--workdir', type=pathlib.Path, metavar='DIR', help='of a run')
+    network.add_argument('--weights', type=pathlib.Path, metavar='DIR', help='imported weights')
     parser.add_argument('--step', type=int, help='of the checkpoint; default: the newest')
     parser.add_argument('--protocol', help='default: eval.protocol of the config')
     parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
     args, config = commands.parse(parser, argv)
 
+    found = trained.find(args.workdir or args.weights, args.step)
+    found.check(config)
+    found.adapt(config, evaluation=True)
+    commands.apply_overrides(config, commands.split_overrides(argv)[0])
     plan = protocols.resolve(config, args.protocol)
-    workdir.check_architecture(args.workdir, config)
     predictions.check_writable(args.predictions)
     devices = mesh.create_mesh(config.mesh)
     source = sources.open_for(config, 'eval')
     model = models.build(config.model)
-    abstract = steps.abstract_state(model, config, devices).model()
-    restored, step = checkpoint.restore_model(args.workdir, abstract, args.step)
+    variables = found.restore(config, devices)
 
-    result = evaluate(model, steps.variables(restored), source, config, devices, args.protocol)
+    result = evaluate(model, variables, source, config, devices, args.protocol)
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))
-    print(f'{args.config}  step {step:,}  {source.name}  {plan.protocol} at {scales}  {result}')
+    print(f'{args.config}  {found.label}  {source.name}  {plan.protocol} at {scales}  {result}')
     return 0
 
 

@@ -20,6 +20,7 @@ from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.training import checkpoint, report, schedules, workdir
 from cnn_arch.training import step as steps
 from cnn_arch.training.signals import StopRequest
+from cnn_arch.weights import initial
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
 
     with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
         if checkpoints.latest is None:
-            state = steps.create_state(model, config, devices)
+            state = initial.start(steps.create_state(model, config, devices), config, devices)
         else:
             state = steps.restore_state(checkpoints, abstract)
         start = int(state.step)

@@ -13,7 +13,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -38,7 +38,7 @@ class Trained(Protocol):
     """A network on disk, see cnn_arch.weights.trained."""
 
     def digest(self) -> str: ...
-    def adapt(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None: ...
+    def adapt(self, config: ml_collections.ConfigDict) -> None: ...
     def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]: ...
 
 
@@ -170,9 +170,10 @@ class Runner:
         config = self._config(row)
         try:
             trained = self._find(row, config)
-            trained.adapt(config, TRAINING_KEYS)
         except UserError as error:
             return Line(row, None, str(error))
+        trained.adapt(config)
+        set_keys(config, row.overrides)
         commands.apply_overrides(config, self._overrides)
         configuration.validate(config)
         return Line(row, self._measure(trained, config))
@@ -257,7 +258,7 @@ def _verdict(label: str, worse: Line, better: Line) -> Verdict | None:
     return None
 
 
-def set_keys(config: ml_collections.ConfigDict, values: Any) -> None:
+def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
     """Sets dotted keys; they must exist, except in `model.options`."""
     for key, value in values.items():
         *parents, leaf = key.split('.')
@@ -268,7 +269,7 @@ def set_keys(config: ml_collections.ConfigDict, values: Any) -> None:
             with node.unlocked():
                 node[leaf] = value
         else:
-            node[leaf] = value
+            node[leaf] = tuple(value) if isinstance(value, list) else value
 
 
 def _key(

@@ -90,10 +90,24 @@ def restore_model(workdir: pathlib.Path, abstract: Any, step: int | None = None)
         raise UserError(
             f'{workdir}: no checkpoint of step {step}; there are {", ".join(map(str, available))}'
         )
-    path = (workdir / FOLDER / str(step)).absolute()
-    return ocp.load_checkpointables(path, {MODEL: abstract})[MODEL], step
+    return restore_weights(step_folder(workdir, step), abstract), step
 
 
-def model_folder(workdir: pathlib.Path, step: int) -> pathlib.Path:
-    """Where the `model` item of a step lies."""
-    return workdir / FOLDER / str(step) / MODEL
+def step_folder(workdir: pathlib.Path, step: int) -> pathlib.Path:
+    """Where a step of a workdir lies; a folder of weights has the same form."""
+    return workdir / FOLDER / str(step)
+
+
+def save_weights(folder: pathlib.Path, variables: Any) -> None:
+    """Writes a tree of arrays to a new folder and waits for it."""
+    ocp.save_checkpointables(folder.absolute(), {MODEL: variables})
+
+
+def restore_weights(folder: pathlib.Path, abstract: Any) -> Any:
+    """The `model` item of a folder, with the shapes and shardings of the abstract tree given."""
+    return ocp.load_checkpointables(folder.absolute(), {MODEL: abstract})[MODEL]
+
+
+def stored_shapes(folder: pathlib.Path) -> Any:
+    """The tree of the `model` item of a folder; its leaves have `shape`."""
+    return ocp.checkpointables_metadata(folder.absolute()).metadata[MODEL]

@@ -1,0 +1,86 @@
+"""`config.init_from`: a run that starts from the arrays of another one, or of imported weights."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from cnn_arch.commands import flatten
+from cnn_arch.errors import UserError
+from cnn_arch.training.step import TrainState
+from cnn_arch.weights import trained
+from cnn_arch.weights.trained import Weights
+
+
+def start(state: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
+    """`state`, a fresh one, with the arrays of `config.init_from`, or as it is without.
+
+    Layers that partial weights lack keep their own initialisation. Raises UserError that names the
+    array where one is left over, missing or of another shape, and the key where the arrays expect
+    another input or architecture than `config` has.
+    """
+    if not config.init_from:
+        return state
+    source = trained.find(pathlib.Path(config.init_from))
+    _check_meaning(source, config)
+    ours = {'params': state.params, 'batch_stats': state.batch_stats}
+    missing = set(source.missing) if isinstance(source, Weights) else set()
+    _check_shapes(config.init_from, source.stored(), ours, missing)
+    if isinstance(source, Weights):
+        arrays = source.restore(config, mesh, partial=True)
+    else:
+        arrays = source.restore(config, mesh)
+    params = _merged(state.params, arrays['params'])
+    return dataclasses.replace(
+        state,
+        params=params,
+        batch_stats=_merged(state.batch_stats, arrays.get('batch_stats', {})),
+        average=params if state.average else {},
+    )
+
+
+def _check_meaning(source: trained.Trained, config: ml_collections.ConfigDict) -> None:
+    ours = flatten(config)
+    for key, value in source.expects().items():
+        mine = ours.get(key)
+        if value != (list(mine) if isinstance(mine, tuple) else mine):
+            raise UserError(
+                f'init_from = {source.folder} expects {key} = {value!r}, the config has {mine!r}: '
+                f'set --config.{key}={str(value).replace(" ", "")}'
+            )
+
+
+def _check_shapes(name: str, theirs: Any, ours: Any, missing: set[str]) -> None:
+    stored, wanted = _shapes(theirs), _shapes(ours)
+    for path in sorted(stored.keys() | (wanted.keys() - missing)):
+        if stored.get(path) != wanted.get(path):
+            raise UserError(
+                f'init_from = {name}: {path} is {_text(stored.get(path))} there and '
+                f'{_text(wanted.get(path))} in this network'
+            )
+
+
+def _shapes(trees: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """By the paths that weights.json uses: below the collection."""
+    result = {}
+    for tree in trees.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            tree, is_leaf=lambda leaf: hasattr(leaf, 'shape')
+        ):
+            result['/'.join(str(key.key) for key in path)] = tuple(leaf.shape)
+    return result
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return 'absent' if shape is None else str(list(shape))
+
+
+def _merged(own: Any, given: Any) -> Any:
+    """`own` with the leaves that `given` has."""
+    if not isinstance(own, dict):
+        return given
+    return {name: _merged(value, given[name]) if name in given else value
+            for name, value in own.items()}  # fmt: skip
