@@ -8,7 +8,8 @@ RUN := demo_run
 demo: .venv/run
 	$(BIN)/python train.py --config=configs/demo.py:lenet5 --workdir=$(RUN)/lenet5
 	$(BIN)/python train.py --config=configs/demo.py:vgg_fixed --workdir=$(RUN)/vgg_fixed
-	$(BIN)/python train.py --config=configs/demo.py:vgg_jitter --workdir=$(RUN)/vgg_jitter
+	$(BIN)/python train.py --config=configs/demo.py:vgg_jitter --workdir=$(RUN)/vgg_jitter \
+		--config.init_from=$(RUN)/vgg_fixed
 	$(BIN)/python eval.py --table=demo --runs=$(RUN)
 
 test: .venv/dev
