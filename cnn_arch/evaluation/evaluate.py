@@ -8,7 +8,6 @@ the sizes of all images, so that each works out the same sequence of batches.
 
 import collections
 import concurrent.futures
-import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -20,69 +19,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
-from cnn_arch.data import decode
 from cnn_arch.data.sources import Example, Source
 from cnn_arch.errors import UserError
-from cnn_arch.evaluation import batching, protocols, views
+from cnn_arch.evaluation import batching, protocols
 from cnn_arch.evaluation import network as networks
 from cnn_arch.evaluation.batching import Batch, Shape
 from cnn_arch.evaluation.progress import Progress
+from cnn_arch.evaluation.reading import Reader
+from cnn_arch.evaluation.result import TOP, Result, Usage
+from cnn_arch.evaluation.store import COUNTED, MISSING, Store, best_of
 
-TOP = 5  # classes kept of each image
 ROUND = 512  # images per host whose sizes are read ahead, encoded bytes kept
 IN_FLIGHT = 2  # batches computing on the devices while the next is prepared
 # Canvases of a scale, and so compilations: chosen for the images of the first round, then for those
 # of later rounds that fit on none of them.
 CANVASES, LATE_CANVASES = 6, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What was measured over the images of a source, and of how many the whole split has.
-
-    `classes` int32 [images, 5] and `probabilities` float32 [images, 5], the most probable first (-1
-    and 0 beyond the number of classes), `labels` int32 [images]; `counted` bool [images] is False
-    for an image that could not be decoded.
-    """
-
-    protocol: str
-    complete: int
-    labels: np.ndarray
-    classes: np.ndarray
-    probabilities: np.ndarray
-    counted: np.ndarray
-
-    @property
-    def n(self) -> int:
-        """Number of images that the errors are taken over."""
-        return int(self.counted.sum())
-
-    @property
-    def top1_error(self) -> float:
-        """Percent of images whose label is not the most probable class."""
-        return self._error(1)
-
-    @property
-    def top5_error(self) -> float:
-        """Percent of images whose label is not among the five most probable classes."""
-        return self._error(TOP)
-
-    @property
-    def images(self) -> str:
-        """'50,000', or '300 of 50,000' where the split is not complete."""
-        if self.n == self.complete:
-            return f'{self.n:,}'
-        return f'{self.n:,} of {self.complete:,}'
-
-    def __str__(self) -> str:
-        return (
-            f'top-1 error {self.top1_error:.2f} %  top-5 error {self.top5_error:.2f} %  '
-            f'n = {self.images}'
-        )
-
-    def _error(self, top: int) -> float:
-        missed = (self.classes[:, :top] != self.labels[:, None]).all(axis=1)[self.counted]
-        return 100 * float(missed.sum()) / self.n
 
 
 def evaluate(
@@ -92,19 +43,27 @@ def evaluate(
     config: ml_collections.ConfigDict,
     mesh: Mesh,
     protocol: str | None = None,
+    store: Store | None = None,
 ) -> Result:
     """Runs `config.eval.protocol` (or `protocol`) over all images of a source.
 
     Compiled functions are kept: a second call with an equal model, config and mesh starts at once.
+    What a `store` of the same evaluation holds is not computed again, and what is computed is kept
+    there.
     Raises UserError for an impossible protocol, labels out of range, scores that are not finite,
     and an image that does not decode unless `data.on_bad_image` is 'skip' (then it is not counted).
     """
     plan = protocols.resolve(config, protocol)
     meshes.check_batch('eval.batch_size', config.eval.batch_size, mesh)
     network = networks.Network.create(model, config, plan, mesh)
-    evaluation = _Evaluation(network, meshes.place(mesh, variables), source, config, plan)
-    with concurrent.futures.ThreadPoolExecutor(config.data.threads) as pool:
+    evaluation = _Evaluation(network, meshes.place(mesh, variables), source, config, plan, store)
+    pool = concurrent.futures.ThreadPoolExecutor(config.data.threads)
+    try:
         evaluation.run(pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if store is not None:
+            store.save()
     if not evaluation.counted.any():
         raise UserError(f'{source.name}: not one image could be evaluated')
     return Result(
@@ -114,6 +73,7 @@ def evaluate(
         evaluation.classes,
         evaluation.probabilities,
         evaluation.counted,
+        tuple(evaluation.usage[scale] for scale in plan.scales if scale in evaluation.usage),
     )
 
 
@@ -127,15 +87,24 @@ class _Evaluation:
         source: Source,
         config: ml_collections.ConfigDict,
         plan: protocols.Plan,
+        store: Store | None,
     ):
         self._network, self._variables, self._source = network, variables, source
         self._config, self._scales = config, plan.scales
-        self._views = views.views_of(plan)
+        self._reader = Reader(source, config, plan)
+        self._views = self._reader.views
         size = len(source)
         self.labels = np.zeros(size, np.int32)
         self.classes = np.full((size, TOP), -1, np.int32)
         self.probabilities = np.zeros((size, TOP), np.float32)
         self.counted = np.zeros(size, bool)
+        self.usage: dict[int, Usage] = {}
+        self._store, self._remaining = store, list(range(size))
+        if store is not None:
+            self.labels[:] = store.labels
+            self.classes, self.probabilities = store.best(TOP)
+            self.counted[:] = store.states == COUNTED
+            self._remaining = np.flatnonzero(store.states == MISSING).tolist()
 
         rows = meshes.host_rows(config.eval.batch_size, network.mesh)
         starts = meshes.exchange(np.asarray([rows.start]))[:, 0]
@@ -146,17 +115,16 @@ class _Evaluation:
         self._queues = batching.Queues(self._groups)
         self._sizes: dict[int, Shape] = {}  # of images on their way, pixels
         self._decoded: dict[int, concurrent.futures.Future] = {}  # this host's images
-        self._errors: dict[int, str] = {}  # why an image of this host did not decode
         self._sums: dict[int, tuple[int, np.ndarray]] = {}  # scales done, sum of posteriors
         self._computing: collections.deque[tuple[Batch, Any]] = collections.deque()
         self._finished = 0
-        self._progress = Progress(size)
+        self._progress = Progress(len(self._remaining))
 
     # ---- the sequence of batches, the same on every process
 
     def run(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
         """Fills in labels, classes, probabilities and counted."""
-        late = self._run_all(pool, range(len(self._source)), CANVASES)
+        late = self._run_all(pool, self._remaining, CANVASES)
         if late:
             self._run_all(pool, late, LATE_CANVASES)
         for batch in self._queues.rest():
@@ -204,7 +172,7 @@ class _Evaluation:
 
     def _choose_canvases(self, images: Sequence[int], most: int) -> None:
         for scale in self._scales:
-            shapes = [self._box(self._sizes[index], scale)[2:] for index in images]
+            shapes = [self._shape(index, scale) for index in images]
             canvases = batching.choose_canvases(shapes, most)
             rows = {canvas: self._rows(canvas) for canvas in canvases}
             self._queues.set_canvases(scale, rows)
@@ -231,7 +199,7 @@ class _Evaluation:
             while mine and (mine[0][0] <= place or len(self._decoded) < self._depth()):
                 _, (index, (example, size)) = mine.popleft()
                 if size is not None and None not in fits[index]:
-                    self._decoded[index] = pool.submit(self._prepare, example, size)
+                    self._decoded[index] = pool.submit(self._reader.prepare, index, example, size)
             for group, share in enumerate(shares):
                 if place >= len(share) or share[place] not in fits:
                     continue
@@ -247,49 +215,20 @@ class _Evaluation:
         return late
 
     def _canvases_of(self, index: int) -> list[Shape | None]:
-        return [
-            self._queues.canvas_of(scale, self._box(self._sizes[index], scale)[2:])
-            for scale in self._scales
-        ]
+        return [self._queues.canvas_of(scale, self._shape(index, scale)) for scale in self._scales]
 
-    def _box(self, size: Shape, scale: int) -> tuple[int, int, int, int]:
-        """The part of a resized image that its views need: top, left, height, width."""
-        resized = decode.isotropic_size(*size, scale)
-        return views.bounding_box(self._views, resized, self._network.crop)
+    def _shape(self, index: int, scale: int) -> Shape:
+        """Of the pixels that an image's views need."""
+        return self._reader.box(self._sizes[index], scale)[2:]
 
     # ---- this host's part
 
     def _read(
         self, pool: concurrent.futures.ThreadPoolExecutor, images: Sequence[int]
     ) -> list[concurrent.futures.Future]:
-        return [pool.submit(self._open, index) for index in self._shares(images)[self._group]]
-
-    def _open(self, index: int) -> tuple[Example, Shape | None]:
-        example = self._source[index]
-        try:
-            return example, decode.image_size(example.image)
-        except decode.DecodeError as error:
-            self._errors[index] = f'{example.key}: {error}'
-            return example, None
-
-    def _prepare(self, example: Example, size: Shape) -> dict[int, np.ndarray]:
-        """For each scale the part of the resized image that its views need."""
-        image, channels = example.image, self._config.data.channels
-        if len(self._scales) > 1:
-            image = decode.decode(image, channels)
-        result = {}
-        for scale in self._scales:
-            resized = decode.isotropic_size(*size, scale)
-            top, left, height, width = self._box(size, scale)
-            ratio = (size[0] / resized[0], size[1] / resized[1])
-            result[scale] = decode.crop_and_resize(
-                image,
-                (top * ratio[0], left * ratio[1], height * ratio[0], width * ratio[1]),
-                (height, width),
-                self._config.eval.interpolation,
-                channels,
-            )
-        return result
+        return [
+            pool.submit(self._reader.open, index) for index in self._shares(images)[self._group]
+        ]
 
     def _compute(self, batch: Batch) -> None:
         """Starts one batch on the devices."""
@@ -313,6 +252,10 @@ class _Evaluation:
             elif len(self._views) > 1:
                 pixels = networks.cut_window(pixels, corners, number, mirrored, crop, mesh)
             total = networks.add_windows(total, weight, self._variables, pixels, self._network)
+        self.usage.setdefault(batch.scale, Usage(batch.scale)).add(
+            batch.canvas, [self._shape(i, batch.scale) for i in batch.indices.flat if i >= 0],
+            batch.indices.size,
+        )  # fmt: skip
         self._computing.append((batch, (total, inputs['valid'])))
         while len(self._computing) > IN_FLIGHT:
             self._collect()
@@ -328,19 +271,13 @@ class _Evaluation:
         for row, index in enumerate(indices):
             if index < 0:
                 continue
-            try:
-                prepared = self._decoded[index].result()
-            except decode.DecodeError as error:
-                self._errors[index] = f'{self._source[index].key}: {error}'
+            prepared = self._decoded[index].result()
+            if prepared is None:
                 continue
             pixels = prepared.pop(batch.scale)
             shapes[row], valid[row] = pixels.shape[:2], True
             images[row, : len(pixels), : pixels.shape[1]] = pixels
-            resized = decode.isotropic_size(*self._sizes[index], batch.scale)
-            box = self._box(self._sizes[index], batch.scale)
-            for number, view in enumerate(self._views):
-                top, left, _, _ = view.box(resized, self._network.crop)
-                corners[row, number] = top - box[0], left - box[1]
+            corners[row] = self._reader.corners(self._sizes[index], batch.scale)
         inputs = {
             'images': images,
             'corners': corners,
@@ -379,22 +316,22 @@ class _Evaluation:
         if not np.isfinite(posteriors).all():
             raise UserError(f'image {index} of {self._source.name}: the scores are not finite')
         assert not self.counted[index], index
-        best = np.argsort(-posteriors, kind='stable')[:TOP]
-        self.classes[index, : len(best)] = best
-        self.probabilities[index, : len(best)] = posteriors[best]
+        self.classes[index], self.probabilities[index] = best_of(posteriors, TOP)
         self.counted[index] = True
-        self._forget(index)
+        self._forget(index, posteriors)
 
     def _skip(self, index: int) -> None:
-        error = self._errors.pop(index, f'{index} of {self._source.name}')
+        error = self._reader.errors.pop(index, f'{index} of {self._source.name}')
         if self._config.data.on_bad_image == 'stop':
             raise UserError(
                 f'image {error}; remove it, or go on without it: --config.data.on_bad_image=skip'
             )
         logging.warning('not counted: image %s', error)
-        self._forget(index)
+        self._forget(index, None)
 
-    def _forget(self, index: int) -> None:
+    def _forget(self, index: int, posteriors: np.ndarray | None) -> None:
+        if self._store is not None:
+            self._store.add(index, int(self.labels[index]), posteriors)
         self._sizes.pop(index, None)
         self._decoded.pop(index, None)
         self._finished += 1

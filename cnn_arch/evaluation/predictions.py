@@ -8,7 +8,7 @@ import jax
 
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import UserError
-from cnn_arch.evaluation.evaluate import TOP, Result
+from cnn_arch.evaluation.result import TOP, Result
 
 RANKS = range(1, TOP + 1)
 HEADER = ('file', 'label', *(f'class{rank}' for rank in RANKS),

@@ -13,7 +13,8 @@ from cnn_arch.errors import UserError
 from cnn_arch.evaluation import evaluate as evaluation
 from cnn_arch.evaluation import network as networks
 from cnn_arch.evaluation import protocols
-from cnn_arch.evaluation.evaluate import Result, evaluate
+from cnn_arch.evaluation.evaluate import evaluate
+from cnn_arch.evaluation.result import Result
 from tests.evaluation.common import (
     CLASSES,
     SIZES,

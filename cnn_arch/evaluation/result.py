@@ -1,0 +1,102 @@
+"""What an evaluation found: errors as the papers print them, and of how many images."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnn_arch.evaluation.batching import Shape
+from cnn_arch.evaluation.store import COUNTED, Store, best_of
+
+TOP = 5  # classes kept of each image
+
+
+@dataclasses.dataclass
+class Usage:
+    """What the images of one scale were put on."""
+
+    scale: int
+    shapes: set[Shape] = dataclasses.field(default_factory=set)  # of the images
+    canvases: set[Shape] = dataclasses.field(default_factory=set)  # one compilation each
+    used: int = 0  # pixels of images
+    computed: int = 0  # pixels of canvases
+
+    def add(self, canvas: Shape, shapes: Sequence[Shape], rows: int) -> None:
+        """Takes note of a batch of images on canvases of one shape."""
+        self.shapes.update(shapes)
+        self.canvases.add(canvas)
+        self.used += sum(height * width for height, width in shapes)
+        self.computed += rows * canvas[0] * canvas[1]
+
+    def __str__(self) -> str:
+        names = ', '.join(f'{height}x{width}' for height, width in sorted(self.canvases))
+        return (
+            f'scale {self.scale}: {len(self.shapes)} shapes on {len(self.canvases)} canvases '
+            f'({names}), {100 * (1 - self.used / self.computed):.1f} % of the pixels are padding'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured over the images of a source, and of how many the whole split has.
+
+    `classes` int32 [images, 5] and `probabilities` float32 [images, 5], the most probable first (-1
+    and 0 beyond the number of classes), `labels` int32 [images]; `counted` bool [images] is False
+    for an image that could not be decoded. `usage` tells how the images computed in this call were
+    padded, scale by scale.
+    """
+
+    protocol: str
+    complete: int
+    labels: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+    counted: np.ndarray
+    usage: tuple[Usage, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Number of images that the errors are taken over."""
+        return int(self.counted.sum())
+
+    @property
+    def top1_error(self) -> float:
+        """Percent of images whose label is not the most probable class."""
+        return self._error(1)
+
+    @property
+    def top5_error(self) -> float:
+        """Percent of images whose label is not among the five most probable classes."""
+        return self._error(TOP)
+
+    @property
+    def images(self) -> str:
+        """'50,000', or '300 of 50,000' where the split is not complete."""
+        if self.n == self.complete:
+            return f'{self.n:,}'
+        return f'{self.n:,} of {self.complete:,}'
+
+    def __str__(self) -> str:
+        return (
+            f'top-1 error {self.top1_error:.2f} %  top-5 error {self.top5_error:.2f} %  '
+            f'n = {self.images}'
+        )
+
+    def _error(self, top: int) -> float:
+        missed = (self.classes[:, :top] != self.labels[:, None]).all(axis=1)[self.counted]
+        return 100 * float(missed.sum()) / self.n
+
+
+def ensemble(stores: Sequence[Store], protocol: str, complete: int) -> Result:
+    """The networks' posteriors averaged after the softmax, from what their stores hold.
+
+    An image counts where it counts for all of them. Only for the first process.
+    """
+    first = stores[0]
+    counted = np.all([store.states == COUNTED for store in stores], axis=0)
+    classes = np.full((len(counted), TOP), -1, np.int32)
+    probabilities = np.zeros((len(counted), TOP), np.float32)
+    for index in np.flatnonzero(counted):
+        mean = sum(store.posteriors[index].astype(np.float64) for store in stores) / len(stores)
+        classes[index], probabilities[index] = best_of(np.asarray(mean), TOP)
+    return Result(protocol, complete, first.labels, classes, probabilities, counted)
