@@ -4,9 +4,9 @@ The filters: a triangle (bilinear) and Keys' cubic with a = -1/2 (bicubic), as P
 share of each pixel under the output (area); the pixel at the centre (nearest). All but the last are
 widened by the factor of reduction and cut off at the edge of the picture.
 
-Every sum is exact: the weights are whole numbers of units, so coarse that all products and partial
-sums are whole numbers below 2**24 of a common unit, which float32 holds. So the result is the same
-bits on every processor, in whatever order and width it adds.
+Every sum is exact: the weights are whole numbers of units, and between the two passes the values
+are rounded, so that all products and partial sums are whole numbers below 2**24 of a common unit,
+which float32 holds. So the result is the same bits on every processor, in whatever order it adds.
 
 Why not numpy: as two series of small matrix products the same arithmetic takes three times as long,
 most of it in a hundred calls per picture, at each of which the loader's threads meet.
@@ -18,6 +18,8 @@ import numba
 import numpy as np
 
 INTERPOLATIONS = ('bilinear', 'bicubic', 'area', 'nearest')
+UNITS = 2**16, 2**12  # of the vertical and the horizontal weights to one
+BETWEEN = 16  # units to a grey level, between the two passes: 255.5 * 16 * 2**12 < 2**24
 
 
 def resize(
@@ -36,11 +38,8 @@ def resize(
     """
     _, width, channels = pixels.shape
     (top, left, box_height, box_width), (rows, columns) = box, size
-    # Whole units of both weights and a grey level of 255.5 make less than 2**24; the side lobes of
-    # the cubic need some room.
-    units = (256, 128) if interpolation == 'bicubic' else (256, 256)
-    first_y, weights_y = taps(top, box_height, height, rows, interpolation, units[0])
-    first_x, weights_x = taps(left, box_width, width, columns, interpolation, units[1])
+    first_y, weights_y = taps(top, box_height, height, rows, interpolation, UNITS[0])
+    first_x, weights_x = taps(left, box_width, width, columns, interpolation, UNITS[1])
     if mirror:
         first_x, weights_x = first_x[::-1].copy(), weights_x[::-1].copy()
     result = np.empty((rows, columns, channels), np.uint8)
@@ -70,12 +69,14 @@ def taps(
     """How `size` outputs over [start, start + extent) weigh the `limit` pixels of a line.
 
     Returns the first pixel of each output, int64 [size], and the weights of it and its followers,
-    float32 [size, T]: multiples of 1 / units that sum to one. What lies
-    beyond the line has weight zero.
+    float32 [size, T]: multiples of 1 / units (2 / units: bicubic) that sum to one. What lies beyond
+    the line has weight zero.
     """
     scale = extent / size
     reach = _reach(scale, interpolation)
     count = math.ceil(2 * reach)  # pixel centres within reach
+    if interpolation == 'bicubic':
+        units //= 2  # its negative weights make the others larger
     first = np.empty(size, np.int64)
     weights = np.zeros((size, count), np.float32)
     kind = INTERPOLATIONS.index(interpolation)
@@ -156,6 +157,7 @@ def _separable(pixels, first_y, weights_y, first_x, weights_x, result, clamped, 
     target = result.reshape(rows, -1)
     offsets = ((first_x - start) * depth).astype(np.uintp)  # unsigned: no check for negative ones
     line = np.zeros((end - start) * depth, np.float32)
+    between = np.float32(BETWEEN)
     for y in range(rows):
         for j in range(used):
             line[j] = np.float32(0.5)  # so that cutting off rounds
@@ -165,6 +167,8 @@ def _separable(pixels, first_y, weights_y, first_x, weights_x, result, clamped, 
                 row = source[first_y[y] + t, start * depth : start * depth + used]
                 for j in range(used):
                     line[j] += weight * np.float32(row[j])
+        for j in range(used):
+            line[j] = np.rint(line[j] * between) / between
         out = target[y]
         place = np.uintp(0)
         for x in range(columns):
