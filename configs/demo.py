@@ -2,8 +2,8 @@
 scikit-learn.
 
 lenet5      LeNet-5 of 1998 on 1,437 real digits; tested on 360 of other writers.
-vgg_fixed   VGG's experiment in miniature (section 4): a narrow VGG, trained on JPEG scenes that show
-            the digits at random sizes, at one fixed scale S = 56 ...
+vgg_fixed   VGG's experiment in miniature (section 4): a narrow VGG, trained on JPEG scenes that
+            show the digits at random sizes, at one fixed scale S = 56 ...
 vgg_jitter  ... and with scale jitter, S in [56, 112], begun from the other as in section 3.1.
 
 Command:    make demo, or python train.py --config=configs/demo.py:vgg_fixed --workdir=DIR
@@ -11,8 +11,9 @@ Command:    make demo, or python train.py --config=configs/demo.py:vgg_fixed --w
 Expected:   as in tables 3 and 4 of the paper: jitter beats the fixed scale, and testing at three
             scales beats one.
 Departures: the paper's numbers divided by four and a half: crop 48 for 224, S = 56 for 256, jitter
-            up to 112 for 512; four convolutions and pooling stages for eight and five; input divided by
-            12, so that Glorot's initialisation starts to learn within minutes; cosine schedule.
+            up to 112 for 512; four convolutions and pooling stages for eight and five; input
+            divided by 12, so that Glorot's initialisation starts to learn within minutes; cosine
+            schedule.
 """
 
 import ml_collections

@@ -18,7 +18,6 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
     small = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)  # 16 grey levels, 8x8
     images = np.zeros((len(small), 28, 28), np.uint8)
     for image, digit in zip(images, small, strict=True):
-        image[4:24, 4:24] = PIL.Image.fromarray(digit).resize(
-            (20, 20), PIL.Image.Resampling.BICUBIC
-        )
+        large = PIL.Image.fromarray(digit).resize((20, 20), PIL.Image.Resampling.BICUBIC)
+        image[4:24, 4:24] = np.asarray(large)
     return images, data.target[rows].astype(np.int32)

@@ -68,7 +68,7 @@ class SampleReader:
             sample = augment.train_example(example.image, rng, self._augment, self._config.channels)
         except decode.DecodeError as error:
             raise decode.DecodeError(f'{example.key}: {error}') from error
-        sample['label'] = np.int32(example.label)
+        sample['label'] = np.asarray(example.label, np.int32)
         return sample
 
     def _replace(self, error: decode.DecodeError, position: int) -> Batch:

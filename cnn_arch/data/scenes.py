@@ -2,7 +2,7 @@
 
 VGG's question in miniature: objects appear at many scales, so does scale jitter in training help?
 The digits are scikit-learn's; the canvases have a power spectrum that falls as that of natural
-images does, as 1/f^3 here (Field 1987 finds 1/f^2), in colour. Everything derives from a fixed seed.
+images does, as 1/f^3 here (Field 1987 finds 1/f^2), in colour. All derives from a fixed seed.
 """
 
 import os
@@ -63,7 +63,7 @@ def _write_split(folder: pathlib.Path, split: str, copies: int) -> None:
 
 def draw_scene(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A uint8 [H, W, 3] canvas with `digit` (uint8 [28, 28], 0 = background) drawn into it."""
-    short = rng.integers(SIDES[0], SIDES[1] + 1)
+    short = int(rng.integers(SIDES[0], SIDES[1] + 1))
     long = int(short * rng.uniform(1, ASPECT))
     height, width = (short, long) if rng.random() < 0.5 else (long, short)
     canvas = _photograph(height, width, rng)
@@ -83,7 +83,7 @@ def draw_scene(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _photograph(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of amplitude 1/f^1.5 in three correlated channels, float32 [height, width, 3], 0 to 255."""
+    """Noise of amplitude 1/f^1.5 in correlated channels, float32 [height, width, 3], 0 to 255."""
     f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitude = np.maximum(f, 1 / max(height, width)) ** -1.5
     phases = rng.uniform(0, 2 * np.pi, size=(3, *f.shape))

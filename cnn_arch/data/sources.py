@@ -30,9 +30,14 @@ class Source(Protocol):
     fewer is marked as partial.
     """
 
-    name: str
-    num_classes: int
-    complete: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def complete(self) -> int: ...
 
     def __len__(self) -> int: ...
 

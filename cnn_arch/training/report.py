@@ -122,10 +122,6 @@ class Report:
     def raise_diverged(self, state: TrainState) -> NoReturn:
         """Ends the run: raises Diverged that names the step, the rate and the last finite loss."""
         bad = int(state.bad_step)
-        rate = self._window[-1] if self._window else None
-        learning_rate = (
-            '' if rate is None else f' at learning rate {float(rate["learning_rate"]):g}'
-        )
         raise Diverged(
             f'loss or gradient not finite in step {bad + 1:,} at learning rate '
             f'{float(self._learning_rate):g}; last finite loss '

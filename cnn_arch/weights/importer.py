@@ -177,7 +177,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for path, array in sorted(arrays.items()):
         digest.update(f'{path} {array.shape}\n'.encode())
-        digest.update(memoryview(np.ascontiguousarray(array)))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
