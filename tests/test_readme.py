@@ -1,0 +1,59 @@
+"""What the README shows is what the commands print."""
+
+import json
+import re
+
+import pytest
+
+from tests.shared import ROOT
+
+README = (ROOT / 'README.md').read_text()
+DEMO = ROOT / 'demo_run'
+# Error rates in percent after minutes of training on few images: processors that round differently
+# end some images apart. The layout, the paper's figures and the findings are held exactly.
+TOLERANCE = 3.0
+
+
+def block(name: str) -> str:
+    begin, end = f'<!-- {name}:begin -->', f'<!-- {name}:end -->'
+    assert README.count(begin) == README.count(end) == 1
+    return README.partition(begin)[2].partition(end)[0].strip()
+
+
+def split_figures(text: str) -> tuple[str, list[float]]:
+    """The text without its decimal figures, and those."""
+    figures = re.findall(r'\d+\.\d+', text)
+    return re.sub(r'\d+\.\d+', '#', text), [float(figure) for figure in figures]
+
+
+@pytest.mark.parametrize('path', ['table_demo.md', 'lenet5/result.json'])
+def test_the_demo_is_as_shown(path: str) -> None:
+    if not (DEMO / path).exists():
+        pytest.skip('no finished `make demo` here to hold the README against')
+    shown = block('demo')
+    if path.endswith('.md'):
+        printed = (DEMO / path).read_text().strip()
+    else:
+        result = json.loads((DEMO / path).read_text())
+        printed = f'top-1 error {result["top1_error"]:.2f} % on {result["images"]} digits'
+        shown = re.search(r'top-1 error \d+\.\d+ % on \d+ digits', shown)[0]
+    shown_text, shown_figures = split_figures(shown[shown.index(printed[:40].split('#')[0][:12]) :])
+    printed_text, printed_figures = split_figures(printed)
+    assert shown_text.startswith(printed_text), 'README.md is stale: run `make demo`'
+    for ours, theirs in zip(shown_figures, printed_figures, strict=False):
+        assert abs(ours - theirs) <= TOLERANCE, 'README.md is stale: run `make demo`'
+
+
+def test_every_file_and_config_named_exists() -> None:
+    for path in re.findall(r'(?:configs|cnn_arch|benchmarks|tests|launch)/[\w/]+\.py', README):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r'python -m (cnn_arch[\w.]*)', README):
+        path = ROOT / module.replace('.', '/')
+        assert path.with_suffix('.py').exists() or (path / '__main__.py').exists(), module
+
+
+def test_every_variant_named_exists() -> None:
+    from cnn_arch import configuration
+
+    for name in set(re.findall(r'configs/\w+\.py:[\w-]+', README)):
+        configuration.load(str(ROOT / name))
