@@ -13,7 +13,7 @@ demo: .venv/run
 	$(BIN)/python eval.py --table=demo --runs=$(RUN)
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest -q
