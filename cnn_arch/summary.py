@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -159,14 +160,8 @@ class _Trace:
         if name in CALLS:
             inner = equation.params.get('jaxpr') or equation.params['call_jaxpr']
             return self.walk(getattr(inner, 'jaxpr', inner), ins, path)
-        if name == 'cond':  # forms of one operation for several platforms: the plainest counts
-            before, results = dict(self.rows), []
-            for branch in equation.params['branches']:
-                self.rows = dict(before)
-                outs = self.walk(branch.jaxpr, ins[1:], path)
-                results.append((sum(r.multiply_adds for r in self.rows.values()), self.rows, outs))
-            _, self.rows, outs = max(results, key=lambda result: result[0])
-            return outs
+        if name == 'cond':  # the forms of one operation for several platforms; the last is plain
+            return self.walk(equation.params['branches'][-1].jaxpr, ins[1:], path)
         if name in ('scan', 'while'):
             raise NotImplementedError(f'{"/".join(path)}: a loop in a network')
         known = [d for d in ins if d is not None]
@@ -320,6 +315,16 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def _announced(summaries: Iterator[Summary]) -> Iterator[Summary]:
+    """The same, with a sign of life on a terminal: all networks take half a minute."""
+    for summary in summaries:
+        if sys.stderr.isatty():
+            print(f'\r\033[K{summary.name}', end='', file=sys.stderr, flush=True)
+        yield summary
+    if sys.stderr.isatty():
+        print('\r\033[K', end='', file=sys.stderr, flush=True)
+
+
 class _Parser(argparse.ArgumentParser):
     """One line for a mistake, as everywhere, instead of argparse's own two."""
 
@@ -349,7 +354,7 @@ def main(argv: Sequence[str]) -> None:
     if flags.all and (flags.input or flags.json or overrides):
         raise UserError('--all shows every network as in training: it takes only --markdown')
     if flags.all:
-        print(table(all_networks(), flags.markdown))
+        print(table(_announced(all_networks()), flags.markdown))
         return
     path, variant = configuration.split(flags.config)
     config = configuration.load(flags.config)

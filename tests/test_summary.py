@@ -12,6 +12,7 @@ import pytest
 
 from cnn_arch import configuration, summary
 from cnn_arch.errors import UserError
+from cnn_arch.models import cpu, layers
 from cnn_arch.papers import architectures
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -34,7 +35,7 @@ class Gate(nn.Module):
 
 
 class Net(nn.Module):
-    """Every case at once: strides, groups, depthwise, a gate, a residual, a platform's own form."""
+    """Every case at once: strides, groups, depthwise, gate, residual, a platform's own forms."""
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -47,9 +48,11 @@ class Net(nn.Module):
         x = nn.Conv(8, (1, 1), name='pointwise')(x)
         x = nn.Conv(8, (1, 1), name='expand')(x)
         x = Gate(name='gate')(x) + shortcut
-        x = endpoints['pool'] = jax.lax.platform_dependent(
-            x, cpu=lambda x: x[:, ::2, ::2], default=lambda x: nn.max_pool(x, (1, 1), (2, 2))
-        )
+        x = endpoints['pool'] = layers.max_pool(x, 2, 2, ((0, 1), (0, 0)))
+        x = nn.Conv(
+            8, (3, 3), padding=1, feature_group_count=4, use_bias=False, name='merged',
+            conv_general_dilated=cpu.convolution,
+        )(x)  # fmt: skip
         x = jax.jit(lambda x: x.mean(axis=(1, 2)))(x)
         return nn.Dense(3, name='classifier')(x), endpoints
 
@@ -66,10 +69,11 @@ def test_counts_by_hand():
         ('gate/down', (2,), 8 * 2 + 2, 16),
         ('gate/up', (8,), 2 * 8 + 8, 16),
         ('pool', (3, 3, 8), 0, 0),
+        ('merged', (3, 3, 8), 3 * 3 * 2 * 8, 9 * 8 * 18),
         ('classifier', (3,), 8 * 3 + 3, 24),
     ]
-    # strided, grouped, (depthwise and) pointwise, expand, classifier: no shortcut and no gate.
-    assert found.depth == 5
+    # strided, grouped, pointwise with depthwise, expand, merged, classifier: no shortcut, no gate.
+    assert found.depth == 6
     variables = jax.eval_shape(Net().init, jax.random.key(0), jnp.zeros((1, 9, 11, 3)))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(variables))
 

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_arch.errors import UserError
+from cnn_arch.models import cpu
 from cnn_arch.models.layers import (
     FullyConnected,
     check_size,
@@ -96,7 +97,8 @@ class AlexNet(nn.Module):
         for index, (maps, kernel, stride, padding, groups, then) in enumerate(self.layers, 1):
             x = nn.Conv(
                 maps, (kernel, kernel), (stride, stride), padding, feature_group_count=groups,
-                dtype=self.dtype, name=f'conv{index}', **initialisers(index),
+                dtype=self.dtype, conv_general_dilated=cpu.convolution, name=f'conv{index}',
+                **initialisers(index),
             )(x)  # fmt: skip
             x = endpoints[f'conv{index}'] = nn.relu(x)
             for step in ORDERS[self.order]:

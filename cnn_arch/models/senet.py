@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_arch.models import cpu
 from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
@@ -85,7 +86,10 @@ class SENet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, Any]]:
         check_size(images, 5)
-        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        conv = functools.partial(
+            nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype,
+            conv_general_dilated=cpu.convolution,
+        )  # fmt: skip
         norm = functools.partial(BatchNorm, self.batch_norm, dtype=self.dtype)
         gate = functools.partial(SqueezeExcitation, self.reduction, self.gate_bias, self.dtype)
         endpoints: dict[str, Any] = {}

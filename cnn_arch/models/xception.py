@@ -72,7 +72,7 @@ class SeparableConv(nn.Module):
         x = nn.Conv(
             channels, (3, 3), padding=1, feature_group_count=channels, use_bias=False,
             kernel_init=KERNEL_INIT, dtype=self.dtype, name='depthwise',
-            conv_general_dilated=cpu.depthwise_convolution,
+            conv_general_dilated=cpu.convolution,
         )(x)  # fmt: skip
         x = INTERMEDIATE[self.intermediate](x)
         return nn.Conv(
