@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cnn_arch.data import decode
 from cnn_arch.data.decode import Box
@@ -122,12 +121,15 @@ def turned_crop(
     """What lies under the box turned counter-clockwise about its centre, uint8 [size, size, C].
 
     SENet's authors (their README) turn by up to 10 degrees. The surroundings are resized first, at
-    the scale of the crop and with antialiasing, and turned then; black where the image ends.
+    the scale of the crop and with antialiasing, and turned then, bilinearly; black where the image
+    ends.
     """
+    from cnn_arch.data import resize  # as in decode: only who resizes waits for the compiler
+
     source = decode.image_size(image)
     angle = math.radians(degrees)
-    cos, sin = math.cos(angle), math.sin(angle)
-    margin = math.ceil((cos + abs(sin) - 1) * size / 2) + 2  # output pixels; 2 for the filter
+    wider = math.cos(angle) + abs(math.sin(angle)) - 1
+    margin = math.ceil(wider * size / 2) + 2  # output pixels; 2 for the interpolation
     before, after, around = [], [], []
     for start, extent, limit in zip(box[:2], box[2:], source, strict=True):
         scale = extent / size
@@ -143,18 +145,8 @@ def turned_crop(
         interpolation,
         channels,
     )
-    # Pillow wants the source (x, y) of the target's: a turn about the centre of each.
-    x, y, half = before[1] + size / 2, before[0] + size / 2, size / 2
-    matrix = (cos, sin, x - (cos + sin) * half, -sin, cos, y + (sin - cos) * half)
-    filters = {'bicubic': Image.Resampling.BICUBIC, 'nearest': Image.Resampling.NEAREST}
-    picture = Image.fromarray(surroundings[:, :, 0] if channels == 1 else surroundings)
-    turned = picture.transform(
-        (size, size),
-        Image.Transform.AFFINE,
-        matrix,
-        filters.get(interpolation, Image.Resampling.BILINEAR),
-    )
-    return np.asarray(turned).reshape(size, size, channels)
+    centre = (before[0] + size / 2, before[1] + size / 2)
+    return resize.turn(surroundings, centre, angle, (size, size))
 
 
 def colour_shift(rng: np.random.Generator, augment: Any) -> np.ndarray:

@@ -57,6 +57,18 @@ def resize(
     return result
 
 
+def turn(
+    pixels: np.ndarray, centre: tuple[float, float], angle: float, size: tuple[int, int]
+) -> np.ndarray:
+    """The window uint8 [*size, C] of uint8 [H, W, C] about (y, x), turned counter-clockwise.
+
+    `angle` in radians; bilinear; black beyond the pixels. Lets other threads run.
+    """
+    result = np.empty((*size, pixels.shape[2]), np.uint8)
+    _turned(np.ascontiguousarray(pixels), *centre, math.cos(angle), math.sin(angle), result)
+    return result
+
+
 def lower_edge(start: float, extent: float, limit: int, size: int, interpolation: str) -> int:
     """The last pixel + 1 of a line of `limit` that `taps` gives a weight."""
     scale = extent / size
@@ -186,3 +198,22 @@ def _separable(pixels, first_y, weights_y, first_x, weights_x, result, clamped, 
                         value = np.int32(255)
                 out[place] = np.uint8(value)
                 place += np.uintp(1)
+
+
+@_compiled
+def _turned(pixels, centre_y, centre_x, cos, sin, result):
+    height, width, channels = pixels.shape
+    rows, columns, _ = result.shape
+    for row in range(rows):
+        for column in range(columns):
+            down, across = row + 0.5 - rows / 2, column + 0.5 - columns / 2
+            y = centre_y - sin * across + cos * down - 0.5
+            x = centre_x + cos * across + sin * down - 0.5
+            top, left = math.floor(y), math.floor(x)
+            for channel in range(channels):
+                value = 0.5
+                for i in range(max(0, -top), min(2, height - top)):
+                    for j in range(max(0, -left), min(2, width - left)):
+                        weight = (1.0 - abs(y - top - i)) * (1.0 - abs(x - left - j))
+                        value += weight * pixels[top + i, left + j, channel]
+                result[row, column, channel] = np.uint8(value)

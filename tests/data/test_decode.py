@@ -219,12 +219,13 @@ def test_geometry_on_pixels_that_encode_their_coordinates(shape, shorter):
                 result = result[:, ::-1]
             y = box[0] + (np.arange(size) + 0.5) * box[2] / size - 0.5
             x = box[1] + (np.arange(size) + 0.5) * box[3] / size - 0.5
+            # Half a grey level is rounding; to be one pixel off would give 0.75 at the least.
             # Where the filter is cut off at the picture's edge, it is not the centre any more.
             reach = max(1.0, box[2] / size)
             inner_y = (y > reach) & (y < height - 1 - reach)
             inner_x = (x > reach) & (x < width - 1 - reach)
-            assert np.abs(result[:, :, 0] - x)[:, inner_x].max() <= 0.51
-            assert np.abs(result[:, :, 1] - y[:, None])[inner_y].max() <= 0.51
+            assert np.abs(result[:, :, 0] - x)[:, inner_x].max() < 0.56
+            assert np.abs(result[:, :, 1] - y[:, None])[inner_y].max() < 0.56
         theirs = slow_way(data, shorter, corner, size, Image.Resampling.BILINEAR)
         ours = decode.crop_and_resize(data, box, (size, size))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
