@@ -8,6 +8,8 @@
 `--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
 `--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
 image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
+What the network said of each image is kept in DIR/evaluations: the same command goes on where it
+was killed, and once done it answers at once.
 
 `--weights` is a folder that `python -m cnn_arch.weights` wrote; what these weights expect (mean,
 scale, test scale, interpolation) is set in the config before the command line's own keys.
@@ -17,11 +19,12 @@ the finished run in DIR/<paper>_<row>, or weights that fit; what has none says w
 """
 
 import argparse
+import logging
 import pathlib
 
 from cnn_arch import commands, mesh, models
 from cnn_arch.data import sources
-from cnn_arch.evaluation import predictions, protocols, table_command
+from cnn_arch.evaluation import predictions, protocols, store, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.weights import trained
 
@@ -51,7 +54,11 @@ def main(argv: list[str]) -> int:
     model = models.build(config.model)
     variables = found.restore(config, devices)
 
-    result = evaluate(model, variables, source, config, devices, args.protocol)
+    key = tables.key(found, config, plan, sources.fingerprint(source))
+    kept = store.Store(found.folder / tables.POSTERIORS / key, len(source), source.num_classes)
+    result = evaluate(model, variables, source, config, devices, args.protocol, kept)
+    for usage in result.usage:
+        logging.info('%s', usage)
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))

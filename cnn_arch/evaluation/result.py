@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from cnn_arch import mesh as meshes
 from cnn_arch.evaluation.batching import Shape
 from cnn_arch.evaluation.store import COUNTED, Store, best_of
 
@@ -90,13 +92,14 @@ class Result:
 def ensemble(stores: Sequence[Store], protocol: str, complete: int) -> Result:
     """The networks' posteriors averaged after the softmax, from what their stores hold.
 
-    An image counts where it counts for all of them. Only for the first process.
+    An image counts where it counts for all of them.
     """
-    first = stores[0]
     counted = np.all([store.states == COUNTED for store in stores], axis=0)
     classes = np.full((len(counted), TOP), -1, np.int32)
     probabilities = np.zeros((len(counted), TOP), np.float32)
-    for index in np.flatnonzero(counted):
-        mean = sum(store.posteriors[index].astype(np.float64) for store in stores) / len(stores)
-        classes[index], probabilities[index] = best_of(np.asarray(mean), TOP)
-    return Result(protocol, complete, first.labels, classes, probabilities, counted)
+    if jax.process_index() == 0:
+        for index in np.flatnonzero(counted):
+            total = sum(store.posteriors[index].astype(np.float64) for store in stores)
+            classes[index], probabilities[index] = best_of(np.asarray(total) / len(stores), TOP)
+    classes, probabilities = (meshes.exchange(array)[0] for array in (classes, probabilities))
+    return Result(protocol, complete, stores[0].labels, classes, probabilities, counted)

@@ -6,6 +6,7 @@ progress.npz    label and state of each image; written after the rows it speaks 
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import time
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 
 from cnn_arch import mesh as meshes
-from cnn_arch.errors import UserError
 
 MISSING, COUNTED, SKIPPED = 0, 1, 2
 SAVE_EVERY = 30.0  # seconds
@@ -27,29 +27,34 @@ class Store:
     def __init__(self, folder: pathlib.Path, images: int, classes: int):
         """Opens what was kept for that many images and classes, or begins anew.
 
-        Raises UserError where the folder cannot be written.
+        A folder that cannot be written is a warning: the evaluation then has to end in one go.
         """
         self._folder = folder
-        self._writes = jax.process_index() == 0
         self.states = np.zeros(images, np.int8)
         self.labels = np.zeros(images, np.int32)
-        self._rows: np.ndarray | None = None
-        if self._writes and images:
+        self._rows: np.ndarray | None = None  # of the first process
+        if jax.process_index() == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._rows = self._open((images, classes))
-            except OSError as error:
-                raise UserError(f'{folder}: {error.strerror or error}') from error
+            except (OSError, ValueError) as error:  # a memory map of no images is a ValueError
+                logging.warning('posteriors are not kept: %s: %s', folder, error)
+                self._rows = np.zeros((images, classes), np.float32)
         # What one process has read, all must know: which images remain decides the batches.
         self.states = meshes.exchange(self.states)[0]
         self.labels = meshes.exchange(self.labels)[0]
         self._saved = time.monotonic()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every image is finished."""
+        return bool((self.states != MISSING).all())
+
     def _open(self, shape: tuple[int, int]) -> np.ndarray:
         path, progress = self._folder / 'posteriors.npy', self._folder / 'progress.npz'
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             rows = np.lib.format.open_memmap(path, mode='r+')
-            with np.load(progress) as kept:
+            with progress.open('rb') as file, np.load(file) as kept:
                 states, labels = kept['states'], kept['labels']
             if rows.shape == shape and len(states) == len(labels) == shape[0]:
                 self.states, self.labels = states.astype(np.int8), labels.astype(np.int32)
@@ -84,9 +89,8 @@ class Store:
     def save(self) -> None:
         """Writes all that was added."""
         self._saved = time.monotonic()
-        if self._rows is None:
+        if not isinstance(self._rows, np.memmap):
             return
-        assert isinstance(self._rows, np.memmap)
         self._rows.flush()
         scratch = self._folder / 'progress.tmp.npz'
         np.savez(scratch, states=self.states, labels=self.labels)

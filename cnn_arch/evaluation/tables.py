@@ -1,7 +1,8 @@
 """A paper's table with our numbers beside the printed ones.
 
 Each row that names a configuration is run with the network that is found for it; what was measured
-once is kept in `evaluations.json` beside the networks and printed at once the next time.
+once is kept in `evaluations.json` beside the networks and printed at once the next time; what the
+networks said of each image is kept in `evaluations/`, for ensembles and for runs that are killed.
 """
 
 import contextlib
@@ -25,10 +26,13 @@ from cnn_arch.data import sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
+from cnn_arch.evaluation.result import Result, ensemble
+from cnn_arch.evaluation.store import Store
 from cnn_arch.papers import PAPERS
 from cnn_arch.papers.published import Finding, Row, Table
 
 CACHE = 'evaluations.json'
+POSTERIORS = 'evaluations'  # folder of what is kept of single images
 MEANING = 1  # of what is kept; raised when a fix changes what the same call would measure
 # How a network was trained, as far as the tables tell rows apart by it.
 TRAINING_KEYS = ('data.augment.crop', 'data.augment.scale_min', 'data.augment.scale_max')
@@ -161,22 +165,25 @@ class Runner:
         return Filled(name, table, tuple(self._line(row) for row in table.rows))
 
     def _line(self, row: Row) -> Line:
-        if row.members:
-            return Line(
-                row, None, 'not run: an ensemble of ' + ', '.join(m.folder for m in row.members)
-            )
-        if not row.config:
-            return Line(row, None, row.note)
-        config = self._config(row)
+        missing = [member.note for member in row.members or (row,) if not member.config]
+        if missing:
+            return Line(row, None, row.note or missing[0])
         try:
-            trained = self._find(row, config)
+            networks = [self._network(member) for member in row.members or (row,)]
         except UserError as error:
             return Line(row, None, str(error))
+        if not row.members:
+            return Line(row, self._measure(*networks[0]))
+        return Line(row, self._ensemble(networks))
+
+    def _network(self, row: Row) -> tuple[Trained, ml_collections.ConfigDict]:
+        config = self._config(row)
+        trained = self._find(row, config)
         trained.adapt(config)
         set_keys(config, row.overrides)
         commands.apply_overrides(config, self._overrides)
         configuration.validate(config)
-        return Line(row, self._measure(trained, config))
+        return trained, config
 
     def _config(self, row: Row) -> ml_collections.ConfigDict:
         path, variant = configuration.split(row.config)
@@ -188,25 +195,58 @@ class Runner:
 
     def _measure(self, trained: Trained, config: ml_collections.ConfigDict) -> Measured:
         plan = protocols.resolve(config)
-        source, data = self._source(config)
-        key = _key(trained, config, plan, data)
-        if key not in self._results:
-            # Progress goes where messages go: what is printed is the table.
-            with contextlib.redirect_stdout(sys.stderr):
-                devices = mesh.create_mesh(config.mesh)
-                mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
-                variables = trained.restore(config, devices)
-                network = models.build(config.model)
-                result = evaluate(network, variables, source, config, devices)
-            self._results[key] = {
-                'top1_error': result.top1_error,
-                'top5_error': result.top5_error,
-                'n': result.n,
-                'complete': result.complete,
-            }
-            self._remember()
+        name = key(trained, config, plan, self._source(config)[1])
+        if name not in self._results:
+            self._keep(name, self._evaluate(trained, config, self._store(name, config)))
         scales = ', '.join(map(str, plan.scales))
-        return Measured(**self._results[key], protocol=f'{plan.protocol} at {scales}')
+        return Measured(**self._results[name], protocol=f'{plan.protocol} at {scales}')
+
+    def _ensemble(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Measured:
+        """Posteriors averaged over networks; those that a member's own row has kept serve."""
+        plans = [protocols.resolve(config) for _, config in networks]
+        names = [
+            key(trained, config, plan, self._source(config)[1])
+            for (trained, config), plan in zip(networks, plans, strict=True)
+        ]
+        together = hashlib.sha256(' '.join(sorted(names)).encode()).hexdigest()[:32]
+        if together not in self._results:
+            stores = []
+            for name, (trained, config) in zip(names, networks, strict=True):
+                stores.append(self._store(name, config))
+                if not stores[-1].complete:
+                    self._keep(name, self._evaluate(trained, config, stores[-1]))
+            source = self._source(networks[0][1])[0]
+            self._keep(together, ensemble(stores, plans[0].protocol, source.complete))
+        used = ', '.join(dict.fromkeys(plan.protocol for plan in plans))
+        protocol = f'{used}, {len(networks)} networks'
+        return Measured(**self._results[together], protocol=protocol)
+
+    def _store(self, name: str, config: ml_collections.ConfigDict) -> Store:
+        assert self._cache is not None  # without a folder of networks there is nothing to run
+        images = len(self._source(config)[0])
+        return Store(self._cache.parent / POSTERIORS / name, images, config.model.num_classes)
+
+    def _evaluate(
+        self, trained: Trained, config: ml_collections.ConfigDict, store: Store
+    ) -> Result:
+        # Progress goes where messages go: what is printed is the table.
+        with contextlib.redirect_stdout(sys.stderr):
+            devices = mesh.create_mesh(config.mesh)
+            mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
+            variables = trained.restore(config, devices)
+            source = self._source(config)[0]
+            return evaluate(
+                models.build(config.model), variables, source, config, devices, store=store
+            )
+
+    def _keep(self, name: str, result: Result) -> None:
+        self._results[name] = {
+            'top1_error': result.top1_error,
+            'top5_error': result.top5_error,
+            'n': result.n,
+            'complete': result.complete,
+        }
+        self._remember()
 
     def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, str]:
         data = config.data
@@ -272,7 +312,7 @@ def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> No
             node[leaf] = tuple(value) if isinstance(value, list) else value
 
 
-def _key(
+def key(
     trained: Trained, config: ml_collections.ConfigDict, plan: protocols.Plan, data: str
 ) -> str:
     """Equal for equal arrays, architecture, arithmetic, views and images."""

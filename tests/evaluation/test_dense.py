@@ -1,9 +1,12 @@
 """Fully connected layers as convolutions: the same numbers, window by window."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnn_arch import models
 from cnn_arch.evaluation import network as networks
@@ -96,15 +99,11 @@ def test_evaluation_is_the_mean_of_the_map_and_of_the_flips(network, average):
 
 
 def source_pixels(source):
-    import io
-
-    from PIL import Image
-
     return Image.open(io.BytesIO(source[0].image)).convert('RGB')
 
 
 def test_network_without_fully_connected_layers_stays_as_it_is():
-    model = resnet.ResNet((1, 1), bottleneck=False, num_classes=CLASSES)
+    model = resnet.ResNet((1, 1, 1, 1), bottleneck=False, num_classes=CLASSES)
     variables = random_variables(model, 32)
     same, kept = to_convolutional(model, variables, 32)
     assert same is model
@@ -117,5 +116,5 @@ def test_too_small_images_are_named():
     model = models.build(config.model)
     network = networks.Network.create(model, config, protocols.resolve(config), mesh_of(1))
     variables = random_variables(model, 32)
-    with pytest.raises(Exception, match='smaller than|too small|takes 32x32'):
+    with pytest.raises(Exception, match=r'smaller than|too small|takes 32x32'):
         jax.eval_shape(network.dense_posteriors, variables, jnp.zeros((1, 24, 40, 3), jnp.uint8))

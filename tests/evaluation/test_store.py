@@ -7,7 +7,6 @@ import pytest
 
 from cnn_arch import models
 from cnn_arch.data.sources import Example
-from cnn_arch.errors import UserError
 from cnn_arch.evaluation import evaluate as evaluation
 from cnn_arch.evaluation import store as stores
 from cnn_arch.evaluation.evaluate import evaluate
@@ -114,10 +113,13 @@ def test_skipped_images_stay_skipped(setting, tmp_path):
         assert store.states[4] == SKIPPED
 
 
-def test_folder_that_cannot_be_written(tmp_path):
+def test_folder_that_cannot_be_written(tmp_path, caplog):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='file'):
-        Store(tmp_path / 'file', 5, CLASSES)
+    store = Store(tmp_path / 'file', 5, CLASSES)
+    assert 'posteriors are not kept' in caplog.text
+    store.add(3, 1, np.ones(CLASSES, np.float32))
+    store.save()
+    assert store.posteriors[3].sum() == CLASSES
 
 
 def test_ensemble_averages_posteriors(setting, tmp_path):
