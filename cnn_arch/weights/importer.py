@@ -159,7 +159,7 @@ def convert(
               for path, source in sources.items() if path not in gone}  # fmt: skip
     if misfits:
         raise UserError(_complaint(file, left, [], misfits))
-    first = f'{family.first}/kernel'
+    (first,) = (f'{name}/kernel' for name in family.first if name in layers)
     if recipe.bgr and first in arrays:
         arrays[first] = np.ascontiguousarray(arrays[first][:, :, ::-1])
         changes.append(f'{first}: input channels reversed, it was trained on BGR')

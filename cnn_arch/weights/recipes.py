@@ -54,7 +54,7 @@ class Recipe:
 class Family:
     """What is known of one of our families' public weights."""
 
-    first: str  # the layer that reads the picture
+    first: tuple[str, ...]  # what the layer that reads the picture may be called
     recipes: tuple[Recipe, ...]
     # Fully connected layers over a map, and its size in places.
     windows: Callable[[Any], dict[str, tuple[int, int]]] = lambda model: {}

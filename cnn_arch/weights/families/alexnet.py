@@ -24,7 +24,7 @@ NOTE = (
 )
 
 FAMILY = Family(
-    first='conv1',
+    first=('conv1',),
     windows=lambda model: {'fc6': (6, 6)},
     recipes=(
         Recipe(

@@ -24,7 +24,7 @@ def _caffe(model: Any) -> Names:
 
 
 FAMILY = Family(
-    first='conv1/conv',
+    first=('conv1/conv',),
     recipes=(
         Recipe(
             'caffe', 'caffe', _caffe,

@@ -53,7 +53,7 @@ def _torchvision_2017(model: Any) -> Names:
 
 
 FAMILY = Family(
-    first='conv1',
+    first=('conv1', 'conv1_1'),
     recipes=(
         Recipe(
             'keras', 'keras', _keras('predictions'),

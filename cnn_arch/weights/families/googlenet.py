@@ -33,7 +33,7 @@ def _caffe(model: Any) -> Names:
 
 
 FAMILY = Family(
-    first='conv1',
+    first=('conv1',),
     windows=lambda model: {'loss1/fc': (4, 4), 'loss2/fc': (4, 4)},
     recipes=(
         Recipe(

@@ -105,7 +105,7 @@ def norm_after(convolution: str) -> str:
 
 
 FAMILY = Family(
-    first='conv1',
+    first=('conv1',),
     norm_after=norm_after,
     recipes=(
         Recipe('keras', 'keras', _keras, AUTHORS | KERAS_EPSILON, bgr=True),

@@ -59,7 +59,7 @@ def _caffe(model: Any) -> Names:
 
 
 FAMILY = Family(
-    first='conv1',
+    first=('conv1', 'conv1_1'),
     recipes=(
         Recipe('timm', 'torch', lambda model: _torch(model, 'layer0.', 'last_linear'), PORTED),
         Recipe('torchvision', 'torch', lambda model: _torch(model, '', 'fc'), PORTED),

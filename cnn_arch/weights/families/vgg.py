@@ -53,7 +53,7 @@ def _window(model: Any) -> dict[str, tuple[int, int]]:
 
 
 FAMILY = Family(
-    first='conv1_1',
+    first=('conv1_1',),
     windows=_window,
     recipes=(
         Recipe('keras', 'keras', _keras, AUTHORS, bgr=True),

@@ -28,7 +28,7 @@ def _keras(model: Any) -> Names:
 
 
 FAMILY = Family(
-    first='block1_conv1',
+    first=('block1_conv1',),
     recipes=(Recipe('keras', 'keras', _keras, KEYS | {'model.batch_norm.epsilon': 1e-3}),),
     refused={
         'torch': 'the PyTorch ports of Xception pad its pooling on both sides, where the author '
