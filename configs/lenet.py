@@ -1,7 +1,16 @@
 """LeNet-1, Le Cun et al. 1990, and LeNet-5, LeCun et al. 1998, on MNIST.
 
 Command:   python train.py --config=configs/lenet.py:lenet5 --workdir=DIR --config.data.dir=MNIST
-           with the four idx files in the folder MNIST.
+           with the four idx files in the folder MNIST; lenet1 likewise.
+Hardware:  16 minutes (lenet5), 18 minutes (lenet1) on two busy CPU cores, one XLA thread each.
+Expected:  test error on MNIST's 10,000 test images (1998, section III, figure 9): LeNet-5 0.95 %,
+           with distortions 0.8 %, LeNet-1 1.7 %. Measured with seed 0, last epoch: LeNet-5 1.12 %,
+           LeNet-1 1.74 %. Neither reaches the paper's figure yet; lenet5_distortions has not been
+           trained to its end.
+Departures: stochastic gradient descent with momentum in mini-batches and a cosine to zero, where
+           the paper has a stochastic diagonal Levenberg-Marquardt method, one image at a time, and
+           five fixed rates. Rates and lengths were chosen on the last 10,000 training images, held
+           out of training; LeNet-1 runs 40 passes for the paper's 30, on USPS.
 """
 
 import ml_collections
@@ -23,7 +32,7 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
     config.data.augment.mirror = False
     config.eval.protocol = 'center'
     config.eval.scale = 28
-    config.eval.batch_size = 500
+    config.eval.batch_size = 512
     if variant == 'lenet1':
         config.model.name = 'lenet1'
         config.model.variant = 'LeNet-1'
@@ -31,19 +40,21 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
         config.loss.name = 'mse'
         config.data.mean = (127.5,)  # background -1, ink 1
         config.data.std = (127.5,)
-        config.optim.learning_rate = 0.05
+        config.optim.learning_rate = 0.02
+        config.train.batch_size = 8
+        config.train.epochs = 40.0
     else:
         config.model.name = 'lenet5'
         config.model.variant = 'LeNet-5'
         config.loss.name = 'lenet_map'
         config.data.mean = (20.0,)  # background -0.1, ink 1.175
         config.data.std = (200.0,)
-        config.optim.learning_rate = 0.005
+        config.optim.learning_rate = 0.001
+        config.train.batch_size = 16
+        config.train.epochs = 20.0
         if variant == 'lenet5_distortions':
             config.data.augment.planar = 1.0
     config.optim.momentum = 0.9
     config.schedule.kind = 'cosine'
-    config.train.batch_size = 32
-    config.train.epochs = 20.0
     config.checkpoint.every = 5000
     return config.lock()

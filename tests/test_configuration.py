@@ -1,0 +1,56 @@
+"""Every configuration of the papers: found by name, complete, locked, valid."""
+
+import pathlib
+
+import ml_collections
+import pytest
+
+from cnn_arch import configuration
+from cnn_arch.errors import UserError
+from cnn_arch.models import build
+from configs import base
+
+NAMES = [
+    f'{path}:{variant}'
+    for path in configuration.papers()
+    for variant in configuration.variants(path)
+]
+
+
+@pytest.mark.parametrize('name', NAMES, ids=lambda name: pathlib.Path(name).name)
+def test_each_is_locked_valid_and_complete(name):
+    config = configuration.load(name)
+    assert config.is_locked
+    configuration.validate(config)
+    build(config.model)
+    reference = base.get_config()
+    for key, value in reference.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            assert set(config[key]) == set(value), key
+    assert set(config) == set(reference)
+
+
+@pytest.mark.parametrize('path', configuration.papers(), ids=lambda path: path.stem)
+def test_each_file_makes_its_claim(path):
+    module = configuration.load(str(path))  # without a variant: the file's own choice
+    assert module.is_locked
+    text = path.read_text()
+    for word in ('Command:', 'Hardware:', 'Expected:', 'Departures:'):
+        assert text.count(word) >= 1, f'{path.name} has no {word}'
+    assert f'configs/{path.name}' in text
+
+
+def test_a_file_may_lie_anywhere(tmp_path):
+    own = tmp_path / 'mine.py'
+    own.write_text(
+        'from configs import vgg\n'
+        "VARIANTS = ('narrow',)\n"
+        "def get_config(variant='narrow'):\n"
+        "    config = vgg.get_config('A')\n"
+        '    with config.unlocked():\n'
+        '        config.model.options.fc_units = 64\n'
+        '    return config\n'
+    )
+    assert configuration.load(f'{own}:narrow').model.options.fc_units == 64
+    with pytest.raises(UserError, match=r"mine.py has no variant 'D': choose one of narrow"):
+        configuration.load(f'{own}:D')
