@@ -11,6 +11,10 @@ demo: .venv/run
 	$(BIN)/python train.py --config=configs/demo.py:vgg_jitter --workdir=$(RUN)/vgg_jitter \
 		--config.init_from=$(RUN)/vgg_fixed
 	$(BIN)/python eval.py --table=demo --runs=$(RUN)
+	@echo
+	@echo "Checkpoints, metrics.jsonl and tensorboard/: $(RUN)/lenet5, $(RUN)/vgg_fixed, $(RUN)/vgg_jitter"
+	@echo "The tables above: $(RUN)/table_demo.md"
+	@echo "Next: $(BIN)/python eval.py --config=configs/demo.py:vgg_jitter --workdir=$(RUN)/vgg_jitter --protocol=dense_multiscale"
 
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"

@@ -52,6 +52,7 @@ def get_config(variant: str = 'vgg_jitter') -> ml_collections.ConfigDict:
     config.train.batch_size = 32
     config.train.epochs = 12.0
     config.train.eval_every = 810
+    config.train.log_every = 100
 
     config.eval.protocol = 'dense'
     config.eval.scale = 56 if variant == 'vgg_fixed' else 84
@@ -67,4 +68,5 @@ def _lenet5() -> ml_collections.ConfigDict:
         config.train.batch_size = 16
         config.train.epochs = 40.0
         config.train.eval_every = 1800
+        config.train.log_every = 400
     return config
