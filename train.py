@@ -68,17 +68,22 @@ def main(argv: list[str]) -> int:
             step += 1
             if not log.step(step, metrics):
                 log.raise_diverged(state)
-            if plan.evaluates_at(step) and not stop.requested:
+            if plan.evaluates_at(step) and (step == plan.total or not stop.requested):
                 state = evaluated(state)
                 done = schedules.plateau_done(state.feedback, config.schedule)
+            if done or step == plan.total:
+                break
             if plan.saves_at(step) or stop.requested:
                 checkpoints.save(step, state.model(), state.training(), wait=stop.requested)
             if stop.requested:
                 log.stopped(step)
                 return PREEMPTED
-            if done:
-                break
 
+        precise = -(-config.model.batch_norm.precise // config.train.batch_size)
+        if precise and state.batch_stats and checkpoints.latest != step:
+            more = TrainingBatches(train_source, config, devices, step, step + precise)
+            state = steps.with_precise_statistics(state, model, config, devices, more)
+            state = evaluated(state)
         checkpoints.save(step, state.model(), state.training(), wait=True)
         if log.result is None:  # the run had ended before: measure it again
             evaluated(state)

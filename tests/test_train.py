@@ -193,6 +193,35 @@ def test_not_finite_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
+def test_precise_statistics_are_what_is_saved_and_evaluated(tmp_path: pathlib.Path) -> None:
+    flags = ['--config=configs/resnet.py:18', '--config.data.source=digits',
+             '--config.model.num_classes=10', '--config.data.augment.size=32',
+             '--config.data.augment.scale_min=36', '--config.data.augment.scale_max=40',
+             '--config.train.batch_size=32', '--config.train.steps=4', '--config.eval.scale=36',
+             '--config.eval.protocol=center']  # fmt: skip
+    train(*flags, f'--workdir={tmp_path / "plain"}')
+    train(*flags, f'--workdir={tmp_path / "precise"}', '--config.model.batch_norm.precise=64')
+    lines = (tmp_path / 'precise' / 'metrics.jsonl').read_text().splitlines()
+    errors = [json.loads(line).get('validation_top1_error') for line in lines]
+    errors = [error for error in errors if error is not None]
+    assert len(errors) == 2, 'before and after'
+    result = json.loads((tmp_path / 'precise' / 'result.json').read_text())
+    assert result['top1_error'] == errors[1]
+    parser = commands.argparse.ArgumentParser()
+    _, config = commands.parse(parser, flags)
+    mesh = meshes.create_mesh(config.mesh)
+    abstract = steps.abstract_state(models.build(config.model), config, mesh).model()
+    plain, _ = checkpoint.restore_model(tmp_path / 'plain', abstract)
+    precise, _ = checkpoint.restore_model(tmp_path / 'precise', abstract)
+    for one, other in zip(
+        jax.tree.leaves(plain['params']), jax.tree.leaves(precise['params']), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    mean = [tree['batch_stats']['bn1']['mean'] for tree in (plain, precise)]
+    assert not np.allclose(*mean)
+
+
 @pytest.mark.parametrize(
     ('flag', 'expected'),
     [

@@ -1,7 +1,7 @@
 """The state of a training run and the pure function that advances it by one batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
 from cnn_arch.data import preprocess
-from cnn_arch.training import checkpoint, losses, optimisers, schedules
+from cnn_arch.training import checkpoint, losses, optimisers, precise_bn, schedules
 
 Metrics = dict[str, jax.Array]
 
@@ -130,6 +130,28 @@ def after_evaluation(
     feedback = schedules.plateau_update(state.feedback, top1_error, config.schedule)
     learnt = meshes.replicate(mesh, (feedback, state.step))
     return dataclasses.replace(state, feedback=learnt[0], evaluated=learnt[1])
+
+
+def with_precise_statistics(
+    state: TrainState,
+    model: nn.Module,
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    batches: Iterable[dict[str, jax.Array]],
+) -> TrainState:
+    """The state with batch normalisation's running statistics taken anew over training batches."""
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 2)
+
+    @jax.jit
+    def apply(inputs: Any, batch: dict[str, jax.Array]) -> Any:
+        images = preprocess.normalise(batch, config.data)
+        rngs = {'dropout': dropout_key}
+        _, updated = model.apply(inputs, images, train=True, rngs=rngs, mutable=['batch_stats'])
+        return updated['batch_stats']
+
+    momentum = config.model.batch_norm.momentum
+    statistics = precise_bn.recompute_statistics(apply, variables(state.model()), batches, momentum)
+    return dataclasses.replace(state, batch_stats=meshes.replicate(mesh, statistics))
 
 
 def make_train_step(
