@@ -164,21 +164,30 @@ def _separable(pixels, first_y, weights_y, first_x, weights_x, result, clamped, 
     taps_y, taps_x = weights_y.shape[1], weights_x.shape[1]
     start = min(first_x[0], first_x[-1])
     end = max(first_x[0], first_x[-1]) + taps_x
-    used = (min(end, pixels.shape[1]) - start) * depth
+    left, right = start * depth, min(end, pixels.shape[1]) * depth
+    used = right - left
+    last_y = len(pixels) - 1
     source = pixels.reshape(pixels.shape[0], -1)
     target = result.reshape(rows, -1)
     offsets = ((first_x - start) * depth).astype(np.uintp)  # unsigned: no check for negative ones
     line = np.zeros((end - start) * depth, np.float32)
     between = np.float32(BETWEEN)
     for y in range(rows):
-        for j in range(used):
-            line[j] = np.float32(0.5)  # so that cutting off rounds
-        for t in range(taps_y):
+        for t in range(0, taps_y, 2):  # two rows at a time; beyond the picture there are none
+            above = source[min(first_y[y] + t, last_y), left:right]
+            below = source[min(first_y[y] + t + 1, last_y), left:right]
             weight = weights_y[y, t]
-            if weight != 0.0:
-                row = source[first_y[y] + t, start * depth : start * depth + used]
+            other = weights_y[y, t + 1] if t + 1 < taps_y else np.float32(0.0)
+            if t == 0:  # a half, so that cutting off rounds
                 for j in range(used):
-                    line[j] += weight * np.float32(row[j])
+                    line[j] = (
+                        np.float32(0.5)
+                        + weight * np.float32(above[j])
+                        + other * np.float32(below[j])
+                    )
+            elif weight != 0.0 or other != 0.0:
+                for j in range(used):
+                    line[j] += weight * np.float32(above[j]) + other * np.float32(below[j])
         for j in range(used):
             line[j] = np.rint(line[j] * between) / between
         out = target[y]
