@@ -98,7 +98,7 @@ def exchange(rows: np.ndarray) -> np.ndarray:
     """Every process's `rows` (equal shapes), stacked in the order of the processes, on each."""
     if jax.process_count() == 1:
         return rows[None]
-    return np.asarray(multihost_utils.process_allgather(rows))
+    return np.array(multihost_utils.process_allgather(rows))
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:

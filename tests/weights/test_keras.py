@@ -1,5 +1,6 @@
 """Files of Keras Applications: equal logits and probabilities, and files of something else."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -50,7 +51,10 @@ def compare_with_keras(folder: pathlib.Path, count: int | None) -> None:
     source = sources.open_for(config, 'eval')
     assert source.complete == 50_000
     if count is not None:
-        source.files, source.labels = source.files[:count], source.labels[:count]
+        assert isinstance(source, sources.FileSource)
+        source = dataclasses.replace(
+            source, files=source.files[:count], labels=source.labels[:count]
+        )
     mesh = meshes.create_mesh(config.mesh)
     ours = evaluate(models.build(config.model), found.restore(config, mesh), source, config, mesh)
     assert ours.images == f'{len(source)} of 50,000'
