@@ -1,10 +1,15 @@
 """How arrays lie on devices: the only file that knows.
 
-A mesh has two axes: `data` splits the images of a batch, `model` the fully connected layers.
+A mesh has two axes. The images of a batch are split over both; the units of the fully connected
+layers that a model's rules name are split over `model`, all else is whole on every device. This is
+the scheme of A. Krizhevsky, One weird trick for parallelizing convolutional neural networks, arXiv
+1404.5997, section 4: convolutions work on each device's own images; before the first fully
+connected layer the devices along `model` exchange their maps (not their weights), and each computes
+its units for all of them. XLA derives these exchanges from the layout of the parameters.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnn_arch.errors import UserError
 
 DATA, MODEL = 'data', 'model'
+
+# Of a model: the mesh axis along each dimension of a parameter, by the end of its path.
+Rules = Mapping[str, tuple[str | None, ...]]
 
 
 def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
@@ -41,13 +49,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis of the array is split over `data`."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    """The first axis of the array is split over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, MODEL)))
+
+
+def abstract(mesh: Mesh, tree: Any, rules: Rules, over_data: bool = False) -> Any:
+    """The tree's shapes and dtypes as jax.ShapeDtypeStruct with shardings.
+
+    A leaf lies as the rule says whose name its path ends with: 'fc6/kernel' holds for the parameter
+    and for its momentum. With `over_data` each leaf is also split over `data` along the first
+    dimension that is still whole and divides. Raises UserError that names the leaf which `model`
+    does not divide.
+    """
+
+    def lay(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        name = '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in path)
+        spec: list[str | None] = [None] * len(leaf.shape)
+        for ending, axes in rules.items():
+            if f'/{name}'.endswith(f'/{ending}'):
+                spec = list(axes)
+        for size, axis in zip(leaf.shape, spec, strict=True):
+            if axis and size % mesh.shape[axis]:
+                raise UserError(
+                    f'mesh.{axis} = {mesh.shape[axis]} does not divide {name} {list(leaf.shape)}, '
+                    f'which is split {size} ways at most: choose a divisor of {size}'
+                )
+        if over_data:
+            _split_over_data(spec, leaf.shape, mesh)
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(lay, tree)
+
+
+def _split_over_data(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> None:
+    for dimension, size in enumerate(shape):
+        if spec[dimension] is None and size % mesh.shape[DATA] == 0:
+            spec[dimension] = DATA
+            return
+
+
+def shardings(tree: Any) -> Any:
+    """Those of a tree that `abstract` returned, as jax.jit's `out_shardings` takes them."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:
     """Raises UserError unless a batch of `size` images divides evenly over devices and hosts."""
-    parts = mesh.shape[DATA]
+    parts = mesh.devices.size
     if size < 1 or size % parts:
         raise UserError(
             f'{name} = {size} does not divide over {parts} devices: choose a multiple of {parts}'
@@ -116,5 +165,5 @@ def _gatherer(mesh: Mesh) -> Callable[[Any], Any]:
 
 def by_image(function: Callable[..., Any], mesh: Mesh, arguments: int) -> Callable[..., Any]:
     """`function` of `arguments` batches, run by each device on its own images: no communication."""
-    split = PartitionSpec(DATA)
+    split = PartitionSpec((DATA, MODEL))
     return jax.shard_map(function, mesh=mesh, in_specs=(split,) * arguments, out_specs=split)

@@ -127,7 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
         0  # steps; checkpoints at its multiples are kept for ever; 0 = none
     )
 
-    config.mesh = d()
-    config.mesh.data = -1  # devices along the batch; -1 = all that remain
-    config.mesh.model = 1  # devices along the fully connected layers
+    config.mesh = d()  # the product is the number of devices; the batch is split over all of them
+    config.mesh.data = -1  # groups of devices that hold the whole network; -1 = all that remain
+    config.mesh.model = 1  # devices of a group, over which the fully connected layers are split
+    config.mesh.shard_optimiser = False  # also split the optimiser's state over the groups
     return config

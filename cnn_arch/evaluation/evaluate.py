@@ -182,7 +182,7 @@ class _Evaluation:
         size = self._config.eval.batch_size
         if not any(view.kind == 'whole' for view in self._views):
             return size
-        devices = self._network.mesh.shape[meshes.DATA]
+        devices = self._network.mesh.devices.size
         return batching.rows_of(canvas, self._network.crop, size, devices)
 
     def _run_round(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from cnn_arch.errors import UserError
+from cnn_arch.mesh import Rules
 from cnn_arch.models import (
     alexnet,
     bn_inception,
@@ -36,7 +37,18 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, dict[str, Any]]]] = {
     'bn_inception': (bn_inception.BNInception, bn_inception.VARIANTS),
     'senet': (senet.SENet, senet.VARIANTS),
 }
+# Models whose parameters are split over the mesh axis `model`.
+SHARDING: dict[str, Rules] = {
+    'alexnet': alexnet.SHARDING,
+    'zfnet': zfnet.SHARDING,
+    'vgg': vgg.SHARDING,
+}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def sharding_rules(config: ml_collections.ConfigDict) -> Rules:
+    """How the parameters of the network that `config.model` names lie on a mesh."""
+    return SHARDING.get(config.name, {})
 
 
 def build(config: ml_collections.ConfigDict) -> nn.Module:

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from cnn_arch.errors import UserError
 from cnn_arch.models import cpu
 from cnn_arch.models.layers import (
+    SPLIT_UNITS,
     FullyConnected,
     check_size,
     local_response_normalisation,
@@ -56,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'two_tower': {'layers': TWO_TOWER, 'minimum': 224},
     'one_tower': {'layers': ONE_TOWER, 'minimum': 223},
 }
+SHARDING = SPLIT_UNITS
 ORDERS = {
     'relu-lrn-pool': ('norm', 'pool'),  # the paper, section 3.5
     'relu-pool-lrn': ('pool', 'norm'),  # CaffeNet

@@ -214,6 +214,18 @@ class SqueezeExcitation(nn.Module):
         return x * gate[:, None, None, :]
 
 
+# Krizhevsky 2014, section 4, for fc6, fc7 and fc8: the mesh axis along each dimension. A device has
+# some of the units of fc6 and fc7, and of fc8 the weights of its units of fc7: the classes, whose
+# number need not divide, are added up.
+SPLIT_UNITS = {
+    'fc6/kernel': (None, 'model'),
+    'fc6/bias': ('model',),
+    'fc7/kernel': (None, 'model'),
+    'fc7/bias': ('model',),
+    'fc8/kernel': ('model', None),
+}
+
+
 class FullyConnected(nn.Module):
     """A fully connected layer over a `window` of [h, w] places, trained as a matrix.
 

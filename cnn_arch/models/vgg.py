@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_arch.models.layers import (
+    SPLIT_UNITS,
     FullyConnected,
     check_size,
     local_response_normalisation,
@@ -42,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     label: {'layers': layers, 'initialisation': 'normal' if label.startswith('A') else 'glorot'}
     for label, layers in CONFIGURATIONS.items()
 }
+SHARDING = SPLIT_UNITS
 INITIALISERS = {
     'normal': nn.initializers.normal(0.01),
     'glorot': nn.initializers.glorot_uniform(),

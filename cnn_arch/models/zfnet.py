@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_arch.models.layers import (
+    SPLIT_UNITS,
     FullyConnected,
     check_size,
     local_response_normalisation,
@@ -43,6 +44,7 @@ WIDE = [
     (512, 3, 1, 1, 'pool'),
 ]
 VARIANTS: dict[str, dict[str, Any]] = {'a': {'layers': FIGURE_3}, 'b': {'layers': WIDE}}
+SHARDING = SPLIT_UNITS
 POOL: dict[str, Any] = {'window': 3, 'stride': 2, 'ceil_mode': True}
 MINIMUM = 207  # pixels, smallest side that leaves fc6 its 6x6 map
 

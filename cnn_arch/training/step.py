@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
+from cnn_arch import models
 from cnn_arch.data import preprocess
 from cnn_arch.training import checkpoint, losses, optimisers, precise_bn, schedules
 
@@ -104,16 +105,22 @@ def init_state(model: nn.Module, config: ml_collections.ConfigDict) -> TrainStat
 
 def create_state(model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
     """`init_state` computed on the mesh."""
-    return jax.jit(lambda: init_state(model, config), out_shardings=meshes.replicated(mesh))()
+    layout = meshes.shardings(abstract_state(model, config, mesh))
+    return jax.jit(lambda: init_state(model, config), out_shardings=layout)()
 
 
 def abstract_state(model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing it."""
+    """Shapes, dtypes and shardings of the state, without computing it.
+
+    Raises UserError where `mesh.model` does not divide a layer that it splits.
+    """
     shapes = jax.eval_shape(lambda: init_state(model, config))
-    sharding = meshes.replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
+    rules = models.sharding_rules(config.model)
+    state = meshes.abstract(mesh, shapes, rules)
+    if config.mesh.shard_optimiser:
+        optimiser = meshes.abstract(mesh, shapes.optimiser, rules, over_data=True)
+        state = dataclasses.replace(state, optimiser=optimiser)
+    return state
 
 
 def restore_state(checkpoints: checkpoint.Checkpoints, abstract: TrainState) -> TrainState:
@@ -230,8 +237,9 @@ def compile_train_step(
     model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh, steps_per_epoch: float
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """`make_train_step`, jitted over the mesh; the state that goes in is given up (donated)."""
+    layout = meshes.shardings(abstract_state(model, config, mesh))
     return jax.jit(
         make_train_step(model, config, steps_per_epoch),
         donate_argnums=0,
-        out_shardings=meshes.replicated(mesh),
+        out_shardings=(layout, meshes.replicated(mesh)),
     )

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import ml_collections
 from jax.sharding import Mesh
 
@@ -224,11 +223,8 @@ def _abstract(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """Shapes, dtypes and shardings of the network's params and batch_stats."""
     model = models.build(config.model)
     shapes = abstract_variables(model, config.data.augment.size, config.data.channels)
-    sharding = meshes.replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        {'params': {}, 'batch_stats': {}} | shapes,
-    )
+    trees = {'params': {}, 'batch_stats': {}} | shapes
+    return meshes.abstract(mesh, trees, models.sharding_rules(config.model))
 
 
 def _present(variables: dict[str, Any]) -> dict[str, Any]:
