@@ -22,7 +22,7 @@ import argparse
 import logging
 import pathlib
 
-from cnn_arch import commands, mesh, models
+from cnn_arch import cluster, commands, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.evaluation import predictions, protocols, store, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--protocol', help='default: eval.protocol of the config')
     parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
     args, config = commands.parse(parser, argv)
+    cluster.join()
 
     found = trained.find(args.workdir or args.weights, args.step)
     found.check(config)

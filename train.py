@@ -11,7 +11,7 @@ import argparse
 import pathlib
 import time
 
-from cnn_arch import commands, mesh, models
+from cnn_arch import cluster, commands, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of the run')
     args, config = commands.parse(parser, argv)
+    cluster.join()
     stop = StopRequest()
 
     devices = mesh.create_mesh(config.mesh)

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from cnn_arch import configuration
-from cnn_arch.errors import DIVERGED, USER_ERROR, Diverged, UserError
+from cnn_arch.errors import DIVERGED, NOT_READY, USER_ERROR, Diverged, NotReady, UserError
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
@@ -36,6 +36,9 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     except Diverged as error:
         print(f'error: {error}', file=sys.stderr)
         code = DIVERGED
+    except NotReady as error:
+        print(f'error: {error}', file=sys.stderr)
+        code = NOT_READY
     sys.exit(code or 0)
 
 
