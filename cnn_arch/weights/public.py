@@ -191,6 +191,7 @@ def _fetch(source: str, public: Public, path: pathlib.Path) -> pathlib.Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if publisher == 'keras':
+            os.environ.setdefault('KERAS_BACKEND', 'jax')  # its own default, TensorFlow, may lack
             import keras
 
             keras.utils.get_file(path.name, public.url, cache_dir=path.parent, cache_subdir='.')
@@ -201,6 +202,7 @@ def _fetch(source: str, public: Public, path: pathlib.Path) -> pathlib.Path:
         elif publisher == 'timm':
             import huggingface_hub
 
+            huggingface_hub.logging.set_verbosity_error()  # it announces every attempt
             return pathlib.Path(
                 huggingface_hub.hf_hub_download(f'timm/{name}', 'model.safetensors')
             )

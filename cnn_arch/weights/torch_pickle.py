@@ -220,6 +220,10 @@ def interpret(file: BinaryIO) -> Any:
         del stack[marks.pop() :]
         return values
 
+    start = file.tell()
+    if file.read(1) != b'\x80':  # PROTO, which torch.save writes first
+        raise Refused('no pickle')
+    file.seek(start)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             name = opcode.name
