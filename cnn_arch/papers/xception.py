@@ -24,7 +24,7 @@ TABLE_1 = (
     Row(
         'xception', 21.0, 5.5, 'configs/xception.py:xception', {}, 'center', 'xception',
         columns=_columns('Xception', '0.790', '0.945'),
-        weights=('keras/xception', 'timm/legacy_xception.tf_in1k'),
+        weights=('keras/xception',),
     ),
 )  # fmt: skip
 
