@@ -163,7 +163,13 @@ def _gatherer(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
-def by_image(function: Callable[..., Any], mesh: Mesh, arguments: int) -> Callable[..., Any]:
-    """`function` of `arguments` batches, run by each device on its own images: no communication."""
+def by_image(
+    function: Callable[..., Any], mesh: Mesh, arguments: int, whole: int = 0
+) -> Callable[..., Any]:
+    """`function` of `arguments` batches, run by each device on its own images: no communication.
+
+    `whole` arguments before them are trees that every device has whole.
+    """
     split = PartitionSpec((DATA, MODEL))
-    return jax.shard_map(function, mesh=mesh, in_specs=(split,) * arguments, out_specs=split)
+    in_specs = (PartitionSpec(),) * whole + (split,) * arguments
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=split)

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from cnn_arch.errors import UserError
 from cnn_arch.models import cpu
+from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
@@ -102,7 +103,7 @@ class AlexNet(nn.Module):
                 dtype=self.dtype, conv_general_dilated=cpu.convolution, name=f'conv{index}',
                 **initialisers(index),
             )(x)  # fmt: skip
-            x = endpoints[f'conv{index}'] = nn.relu(x)
+            x = endpoints[f'conv{index}'] = relu(x)
             for step in ORDERS[self.order]:
                 if step == 'norm' and 'norm' in then:
                     x = local_response_normalisation(x, k=self.lrn_k, alpha=self.lrn_alpha)
@@ -115,7 +116,7 @@ class AlexNet(nn.Module):
                 self.fc_units, window, self.dense, dtype=self.dtype, name=f'fc{index}',
                 **initialisers(index),
             )(x)  # fmt: skip
-            x = endpoints[f'fc{index}'] = nn.relu(x)
+            x = endpoints[f'fc{index}'] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)  # section 4.2
         x = FullyConnected(
             self.num_classes, (1, 1), self.dense, dtype=self.dtype, name='fc8', **initialisers(8)

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
@@ -78,7 +79,7 @@ def convolution(
     )(x)  # fmt: skip
     if batch_norm is not None:
         x = BatchNorm(batch_norm, dtype=dtype, name=f'{name}_bn')(x, train)
-    return nn.relu(x)
+    return relu(x)
 
 
 class Inception(nn.Module):
@@ -124,7 +125,7 @@ class AuxiliaryClassifier(nn.Module):
         x = FullyConnected(
             1024, (4, 4), kernel_init=KERNEL_INIT, bias_init=BIAS_INIT, dtype=self.dtype, name='fc'
         )(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(relu(x))
         x = FullyConnected(
             self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
         )(x)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_arch.errors import UserError
-from cnn_arch.models import cpu
+from cnn_arch.models import backward, cpu
 
 Pad = int | tuple[tuple[int, int], tuple[int, int]]
 
@@ -116,11 +116,15 @@ def local_response_normalisation(
     Krizhevsky et al. 2012, section 3.3, with the paper's constants. Alpha is not divided by n:
     Caffe's `local_size: 5, alpha: 1e-4` means alpha = 2e-5 here, and its k is 1.
     """
-    squares = jnp.square(x.astype(jnp.float32))
-    before = n // 2
-    pads = ((0, 0), (0, 0), (0, 0), (before, n - 1 - before))
-    total = jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, n), (1, 1, 1, 1), pads)
-    return (x * (k + alpha * total) ** -beta).astype(x.dtype)
+
+    def normalise(x: jax.Array) -> jax.Array:
+        squares = jnp.square(x.astype(jnp.float32))
+        before = n // 2
+        pads = ((0, 0), (0, 0), (0, 0), (before, n - 1 - before))
+        total = jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, n), (1, 1, 1, 1), pads)
+        return (x * (k + alpha * total) ** -beta).astype(x.dtype)
+
+    return backward.contrast_normalisation(normalise, x)
 
 
 # Normal with variance 2 / fan-in: He et al. 2015 (Delving Deep into Rectifiers), equation 10.

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
@@ -84,14 +85,14 @@ class VGG(nn.Module):
                     maps, (kernel, kernel), padding=kernel // 2, kernel_init=init,
                     dtype=self.dtype, name=name,
                 )(x)  # fmt: skip
-                x = endpoints[name] = nn.relu(x)
+                x = endpoints[name] = relu(x)
                 index += 1
 
         for name, window in (('fc6', (side, side)), ('fc7', (1, 1))):
             x = FullyConnected(
                 self.fc_units, window, self.dense, kernel_init=init, dtype=self.dtype, name=name
             )(x)
-            x = endpoints[name] = nn.relu(x)
+            x = endpoints[name] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
             self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
@@ -72,7 +73,7 @@ class ZFNet(nn.Module):
                 maps, (kernel, kernel), (stride, stride), padding, kernel_init=init,
                 dtype=self.dtype, name=f'conv{index}',
             )(x)  # fmt: skip
-            x = endpoints[f'conv{index}'] = nn.relu(x)
+            x = endpoints[f'conv{index}'] = relu(x)
             if 'pool' in then:
                 x = endpoints[f'pool{index}'] = max_pool(x, **POOL)
             if 'norm' in then:
@@ -84,7 +85,7 @@ class ZFNet(nn.Module):
                 self.fc_units, window, self.dense, kernel_init=init, dtype=self.dtype,
                 name=f'fc{index}',
             )(x)  # fmt: skip
-            x = endpoints[f'fc{index}'] = nn.relu(x)
+            x = endpoints[f'fc{index}'] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
             self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'

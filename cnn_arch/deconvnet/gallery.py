@@ -1,0 +1,216 @@
+"""Figure 2: the top nine of each map, projected to pixels, beside the patches that caused them."""
+
+import csv
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cnn_arch import mesh as meshes
+from cnn_arch.deconvnet import tiles, top
+from cnn_arch.deconvnet.network import Network
+from cnn_arch.deconvnet.page import Page
+from cnn_arch.deconvnet.pictures import Pictures
+from cnn_arch.deconvnet.projection import project
+from cnn_arch.deconvnet.receptive_field import Fields
+from cnn_arch.deconvnet.top import RANKS, Best
+
+UNITS = 8  # units of one image that are projected at once
+OVERVIEW = 6  # maps of each layer in the overview
+SHOW = ('both', 'projections', 'patches')
+
+
+@dataclasses.dataclass
+class Layer:
+    """What is shown of a layer: chosen maps, with [maps, RANKS] tiles uint8 [h, w, 3] each."""
+
+    name: str
+    maps: Sequence[int]
+    fields: Fields
+    best: Best
+    projections: np.ndarray
+    patches: np.ndarray
+
+    def block(self, place: int, show: str) -> np.ndarray:
+        """The picture of one map: 3x3 projections, 3x3 patches."""
+        parts = {'projections': self.projections, 'patches': self.patches}
+        wanted = list(parts) if show == 'both' else [show]
+        grids = [tiles.grid(parts[name][place], 3) for name in wanted]
+        gap = np.full((len(grids[0]), 3 * tiles.GAP, 3), tiles.WHITE, np.uint8)
+        return np.concatenate([grids[0], *(x for g in grids[1:] for x in (gap, g))], axis=1)
+
+    @property
+    def silent(self) -> int:
+        """Chosen maps that no image excites."""
+        return int((self.best.values[0, list(self.maps)] <= 0).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One of a map's nine: `place` counts the chosen maps, `rank` from 0 on."""
+
+    image: int
+    place: int
+    rank: int
+    map: int
+    position: int  # flat h * W + w
+
+
+def make(
+    variables: Any,
+    network: Network,
+    layers: dict[str, tuple[Fields, Sequence[int]]],
+    pictures: Pictures,
+    batch: int,
+    method: str,
+) -> Iterator[Layer]:
+    """Each layer of {name: (fields, maps)} with its nine per map; nothing else is held."""
+    fields = {name: field for name, (field, _) in layers.items()}
+    best = top.strongest(variables, network, fields, pictures, batch)
+    for name, (field, maps) in layers.items():
+        logging.info('projecting %d maps of %s', len(maps), name)
+        yield _layer(variables, network, name, field, maps, best[name], pictures, method)
+
+
+def _layer(
+    variables: Any,
+    network: Network,
+    name: str,
+    fields: Fields,
+    maps: Sequence[int],
+    best: Best,
+    pictures: Pictures,
+    method: str,
+) -> Layer:
+    shape = len(maps), RANKS, *tiles.tile_shape(fields.shape), 3
+    projections, patches = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    units = [
+        Unit(int(best.images[rank, m]), place, rank, m, int(best.places[rank, m]))
+        for place, m in enumerate(maps)
+        for rank in range(RANKS)
+    ]
+    groups = list(_groups(units))
+    rows = network.mesh.size
+    images = pictures.read_all(group[0].image for group in groups)
+    for start in range(0, len(groups), rows):
+        batch = groups[start : start + rows]
+        read = [image for _, image in zip(batch, images, strict=False)]
+        signals = _project(variables, network, name, fields, batch, read, method)
+        for group, image, row in zip(batch, read, signals, strict=False):
+            assert image is not None  # it was read before
+            for unit, signal in zip(group, row, strict=False):
+                projections[unit.place, unit.rank] = tiles.tile(tiles.shown(signal))
+                corner = fields.corner(unit.position)
+                patches[unit.place, unit.rank] = tiles.tile(
+                    tiles.patch(image, corner, fields.shape)
+                )
+    return Layer(name, maps, fields, best, projections, patches)
+
+
+def _groups(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    """At most UNITS units of one image, image by image."""
+    by_image: dict[int, list[Unit]] = {}
+    for unit in units:
+        by_image.setdefault(unit.image, []).append(unit)
+    for _, group in sorted(by_image.items()):
+        for start in range(0, len(group), UNITS):
+            yield group[start : start + UNITS]
+
+
+def _project(
+    variables: Any,
+    network: Network,
+    name: str,
+    fields: Fields,
+    groups: Sequence[Sequence[Unit]],
+    images: Sequence[np.ndarray | None],
+    method: str,
+) -> np.ndarray:
+    """The projections of groups of units, one image each, float32 [groups, UNITS, h, w, C]."""
+    size = network.mesh.size
+    inputs = {
+        'images': np.zeros((size, network.size, network.size, network.data.channels), np.uint8),
+        'maps': np.zeros((size, UNITS), np.int32),
+        'places': np.zeros((size, UNITS), np.int32),
+        'corners': np.zeros((size, UNITS, 2), np.int32),
+    }
+    for row, (group, image) in enumerate(zip(groups, images, strict=True)):
+        inputs['images'][row] = image
+        for column, unit in enumerate(group):
+            inputs['maps'][row, column] = unit.map
+            inputs['places'][row, column] = unit.position
+            inputs['corners'][row, column] = fields.corner(unit.position)
+    mine = meshes.host_rows(size, network.mesh)
+    placed = meshes.to_devices(network.mesh, {k: v[mine] for k, v in inputs.items()}, size)
+    signals = project(
+        variables, *placed.values(), network=network, layer=name, method=method, window=fields.shape
+    )
+    return meshes.gather(network.mesh, signals)
+
+
+def write(page: Page, layers: Iterator[Layer], pictures: Pictures, method: str, show: str) -> None:
+    """One PNG per layer, an overview of all, and top_nine.csv."""
+    caption = (
+        'the nine strongest activations of each map, strongest first (of an image only the '
+        f'strongest place counts), over {len(pictures):,} images ({pictures.described})'
+    )
+    look = {
+        'both': f'left, projected to pixels by {method}, each to full contrast around grey; right, '
+        'the patches of the images that caused them',
+        'projections': f'projected to pixels by {method}, each to full contrast around grey',
+        'patches': 'the patches of the images that caused them',
+    }[show]
+    strips, facts = [], []
+    overview_at = len(page.parts)
+    with (page.folder / 'top_nine.csv').open('w', newline='') as file:
+        table = csv.writer(file)
+        table.writerow(['layer', 'map', 'rank', 'activation', 'image', 'top', 'left', 'height',
+                        'width'])  # fmt: skip
+        for layer in layers:
+            _write_rows(table, layer, pictures)
+            places = range(len(layer.maps))
+            blocks = [layer.block(place, show) for place in places]
+            labels = [f'{layer.name} {m}' for m in layer.maps]
+            h, w = layer.fields.shape
+            text = f'{layer.name}: {caption}; receptive field {h}x{w} pixels; {look}.'
+            if layer.silent:
+                text += f' {layer.silent} of {len(layer.maps)} maps are not excited by any image.'
+            page.picture(layer.name, tiles.sheet(blocks, labels), text)
+            spread = np.unique(np.linspace(0, len(blocks) - 1, OVERVIEW).astype(int))
+            strips.append(
+                tiles.sheet([blocks[i] for i in spread], [labels[i] for i in spread], OVERVIEW)
+            )
+            facts.append([layer.name, str(layer.fields.maps), str(len(layer.maps)), f'{h}x{w}',
+                          str(layer.silent)])  # fmt: skip
+    overview = _stacked(strips)
+    page.picture('overview', overview, f'Some maps of each layer: {caption}; {look}.')
+    page.parts.insert(overview_at, page.parts.pop())
+    page.table(
+        ['layer', 'maps', 'shown', 'receptive field, pixels', 'not excited by any image'], facts
+    )
+    page.text('top_nine.csv: activation (in the unit of the layer), image and receptive field '
+              '(pixels of the window) of each.')  # fmt: skip
+
+
+def _write_rows(table: Any, layer: Layer, pictures: Pictures) -> None:
+    height, width = layer.fields.shape
+    for m in layer.maps:
+        for rank in range(RANKS):
+            value, image, place = (part[rank, m] for part in layer.best)
+            key = pictures.example(int(image)).key
+            corner = layer.fields.corner(int(place))
+            table.writerow([layer.name, m, rank + 1, f'{value:.6g}', key, *corner, height, width])
+
+
+def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    result = Image.new(
+        'RGB', (max(s.width for s in strips), sum(s.height for s in strips)), 'white'
+    )
+    top_edge = 0
+    for strip in strips:
+        result.paste(strip, (0, top_edge))
+        top_edge += strip.height
+    return result
