@@ -4,7 +4,8 @@
 
 The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
 The same command goes on where the run stopped. Ctrl-C or SIGTERM saves a checkpoint and exits with
-75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3.
+75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3, a disk
+that is full with 74.
 """
 
 import argparse
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> int:
         for batch in () if done else batches:
             state, metrics = train_step(state, batch)
             step += 1
+            checkpoints.check()
             if not log.step(step, metrics):
                 log.raise_diverged(state)
             if plan.evaluates_at(step) and (step == plan.total or not stop.requested):

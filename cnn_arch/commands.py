@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from cnn_arch import configuration
-from cnn_arch.errors import DIVERGED, NOT_READY, USER_ERROR, Diverged, NotReady, UserError
+from cnn_arch.errors import CODES, NOT_WRITTEN, UserError, storage_problem
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
@@ -25,20 +25,22 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     os.environ['XLA_FLAGS'] = flags.strip()
 
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
-    # Libraries that announce each checkpoint and each file would drown the progress.
-    for name in ('absl', 'orbax', 'jax', 'tensorstore'):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Libraries that announce each checkpoint and each file would drown the progress; Orbax (absl)
+    # prints the exceptions of its threads, which it raises as well.
+    for name, level in (('absl', 'CRITICAL'), ('orbax', 'ERROR'), ('jax', 'ERROR')):
+        logging.getLogger(name).setLevel(level)
     try:
         code = main(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
+    except tuple(CODES) as error:
         print(f'error: {error}', file=sys.stderr)
-        code = USER_ERROR
-    except Diverged as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = DIVERGED
-    except NotReady as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = NOT_READY
+        code = CODES[type(error)]
+    except OSError as error:
+        if not storage_problem(error):
+            raise
+        print(f'error: {error.filename or "a file"} cannot be written: '
+              f'{storage_problem(error)}; make room and run the same command again',
+              file=sys.stderr)  # fmt: skip
+        code = NOT_WRITTEN
     sys.exit(code or 0)
 
 

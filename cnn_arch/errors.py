@@ -1,8 +1,13 @@
 """How a command can end, and its exit codes."""
 
+import errno
+import os
+import re
+
 USER_ERROR = 2  # the user's mistake: one line on stderr, nothing half-written
 DIVERGED = 3  # the loss was not finite and train.on_nonfinite is 'stop'
 NOT_READY = 4  # the processes of a run are not all there, or do not agree; nothing has begun
+NOT_WRITTEN = 74  # the disk is full or broken (EX_IOERR); checkpoints written before it are kept
 PREEMPTED = 75  # stopped by a signal after a complete save (EX_TEMPFAIL: run me again)
 
 
@@ -16,3 +21,31 @@ class Diverged(Exception):
 
 class NotReady(Exception):
     """A run whose processes cannot begin together; its text is one line per reason."""
+
+
+class StorageError(Exception):
+    """The workdir cannot be written; its text is one line."""
+
+
+CODES: dict[type[Exception], int] = {
+    UserError: USER_ERROR,
+    Diverged: DIVERGED,
+    NotReady: NOT_READY,
+    StorageError: NOT_WRITTEN,
+}
+
+# Of the place that is written to: no mistake of the user or of this program.
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+
+
+def storage_problem(error: BaseException) -> str:
+    """'No space left on device' and the like if that is the error, or its cause; else ''.
+
+    TensorStore reports its own as text with the number, as in `[os_error_code='28']`.
+    """
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return os.strerror(error.errno)
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    if found and int(found[1]) in _STORAGE:
+        return os.strerror(int(found[1]))
+    return storage_problem(error.__cause__) if error.__cause__ else ''

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,6 +56,12 @@ def final_state(folder: pathlib.Path, *flags: str) -> list[np.ndarray]:
     with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         state = steps.restore_state(checkpoints, abstract)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def restored(folder: pathlib.Path, abstract: Any) -> Any:
+    """The `model` item of the newest checkpoint."""
+    newest = checkpoint.step_folder(folder, checkpoint.find(folder))
+    return checkpoint.restore_weights(newest, abstract)
 
 
 def losses(folder: pathlib.Path) -> dict[int, float]:
@@ -187,7 +194,7 @@ def test_not_finite_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
     _, config = commands.parse(parser, flags)
     mesh, model = meshes.create_mesh(config.mesh), models.build(config.model)
     abstract = steps.abstract_state(model, config, mesh)
-    trained, _ = checkpoint.restore_model(tmp_path, abstract.model())
+    trained = restored(tmp_path, abstract.model())
     fresh = steps.create_state(model, config, mesh)
     for one, other in zip(jax.tree.leaves(trained), jax.tree.leaves(fresh.model()), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -212,8 +219,8 @@ def test_precise_statistics_are_what_is_saved_and_evaluated(tmp_path: pathlib.Pa
     _, config = commands.parse(parser, flags)
     mesh = meshes.create_mesh(config.mesh)
     abstract = steps.abstract_state(models.build(config.model), config, mesh).model()
-    plain, _ = checkpoint.restore_model(tmp_path / 'plain', abstract)
-    precise, _ = checkpoint.restore_model(tmp_path / 'precise', abstract)
+    plain = restored(tmp_path / 'plain', abstract)
+    precise = restored(tmp_path / 'precise', abstract)
     for one, other in zip(
         jax.tree.leaves(plain['params']), jax.tree.leaves(precise['params']), strict=True
     ):

@@ -1,96 +1,189 @@
 """Checkpoints of a workdir: the only file that knows Orbax.
 
-`<workdir>/checkpoints/<step>/` holds two items: `model`, all that evaluation needs, and `training`,
-the rest of the state. Writing is asynchronous and atomic: a step's folder exists when complete.
+`<workdir>/checkpoints/<step>/` holds two items, `model`, all that evaluation needs, and `training`,
+the rest of the state, and `manifest.json`, the checksums of both. A step is written while training
+goes on, as `<step>.writing`, and gets its name when all files and the manifest are there; then the
+oldest ones go. So a folder that is called by its step was complete once, and its manifest says
+whether it still is. The first process does what is not each process's own share of the arrays.
 """
 
+import concurrent.futures
 import contextlib
+import logging
+import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import ml_collections
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from cnn_arch.errors import UserError
+from cnn_arch import mesh as meshes
+from cnn_arch.errors import StorageError, UserError, storage_problem
+from cnn_arch.training import manifest
 
-FOLDER = 'checkpoints'
+FOLDER, DAMAGED = 'checkpoints', 'damaged'
 MODEL, TRAINING = 'model', 'training'
 
 
 class Checkpoints:
-    """The checkpoints of one run, opened for training."""
+    """The checkpoints of one run, opened for training.
+
+    Opening removes what a killed run left half-written and sets aside damaged steps that are newer
+    than the newest whole one, each named in the log. `latest` is that one, None if there is none.
+    """
 
     def __init__(self, workdir: pathlib.Path, config: ml_collections.ConfigDict):
         """Opens (and creates) them; `config` is `config.checkpoint`."""
-        keep = [ocp.training.preservation_policies.LatestN(config.keep)]
-        if config.keep_every:
-            keep.append(ocp.training.preservation_policies.EveryNSteps(config.keep_every))
-        self._checkpointer = ocp.training.Checkpointer(
-            (workdir / FOLDER).absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=True,  # what a killed run left half-written
-        )
-
-    @property
-    def latest(self) -> int | None:
-        """The newest complete step."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+        self._workdir, self._config = workdir, config
+        self._folder = (workdir / FOLDER).absolute()
+        newest = _recover(workdir) if jax.process_index() == 0 else None
+        newest = int(meshes.exchange(np.asarray(-1 if newest is None else newest))[0])
+        self.latest = None if newest < 0 else newest
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._writing: concurrent.futures.Future | None = None
 
     def save(self, step: int, model: Any, training: Any, wait: bool = False) -> None:
-        """Begins to write a step (the arrays may change afterwards); does nothing if it exists."""
+        """Begins to write a step (the arrays may change afterwards); does nothing if it exists.
+
+        Raises StorageError where this one (with `wait`) or the one before it cannot be written.
+        """
         if step != self.latest:
-            items = {MODEL: model, TRAINING: training}
-            self._checkpointer.save_checkpointables_async(step, items)
+            self.wait()
+            with self._named(step):
+                items = {MODEL: model, TRAINING: training}
+                response = ocp.save_checkpointables_async(self._scratch(step), items)
+            self._writing = self._pool.submit(self._complete, response, step)
+            self.latest = step
         if wait:
-            self._checkpointer.wait()
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for what is being written. Raises StorageError where that failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Raises StorageError once a step could not be written; does not wait."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
 
     def restore(self, step: int, model: Any, training: Any) -> tuple[Any, Any]:
         """The items of a step, with the shapes and shardings of the abstract ones given."""
-        items = self._checkpointer.load_checkpointables(step, {MODEL: model, TRAINING: training})
+        abstract = {MODEL: model, TRAINING: training}
+        items = ocp.load_checkpointables(self._folder / str(step), abstract)
         return items[MODEL], items[TRAINING]
 
-    def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+    def _scratch(self, step: int) -> pathlib.Path:
+        return self._folder / f'{step}.writing'
+
+    def _complete(self, response: ocp.AsyncResponse[None], step: int) -> None:
+        """In the background: waits until all processes have written, then makes it official."""
+        with self._named(step):
+            response.result()
+            if jax.process_index() == 0:
+                manifest.write(self._scratch(step))
+                os.replace(self._scratch(step), self._folder / str(step))
+                self._remove_old()
+
+    @contextlib.contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        """A full disk and the like become a StorageError that names the step."""
+        try:
+            yield
+        except Exception as error:
+            reason = storage_problem(error)
+            if not reason:
+                raise
+            kept = steps(self._workdir)
+            kept_text = f'that of step {kept[-1]:,} is kept' if kept else 'there is none before it'
+            if jax.process_index() == 0:
+                _remove_leftovers(self._folder)
+            raise StorageError(
+                f'the checkpoint of step {step:,} cannot be written to {self._folder}: {reason}; '
+                f'{kept_text}; make room and run the same command again'
+            ) from error
+
+    def _remove_old(self) -> None:
+        every = self._config.keep_every
+        for step in steps(self._workdir)[: -self._config.keep]:
+            if not every or step % every:
+                leaving = self._folder / f'{step}.deleting'
+                os.replace(self._folder / str(step), leaving)
+                shutil.rmtree(leaving)
 
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Iterator[Checkpoints]:
-    """`Checkpoints` that are closed at the end."""
+    """`Checkpoints`; waits at the end for what is being written."""
     checkpoints = Checkpoints(workdir, config)
     try:
         yield checkpoints
     finally:
-        checkpoints.close()
+        checkpoints.wait()
+
+
+def _recover(workdir: pathlib.Path) -> int | None:
+    """Tidies a workdir after its last run; returns the newest step that is whole."""
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    for step in reversed(steps(workdir)):
+        problem = manifest.problem(folder / str(step))
+        if not problem:
+            return step
+        aside = workdir / DAMAGED / str(step)
+        logging.warning('the checkpoint of step %d is damaged: %s; it is skipped, and kept as %s',
+                        step, problem, aside)  # fmt: skip
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        os.replace(folder / str(step), aside)
+    return None
+
+
+def _remove_leftovers(folder: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if not path.name.isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-    """The complete steps of a workdir, in order; empty where there is none."""
+    """The complete steps of a workdir, in order, damaged or not; empty where there is none."""
     folder = workdir / FOLDER
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def restore_model(workdir: pathlib.Path, abstract: Any, step: int | None = None) -> tuple[Any, int]:
-    """The `model` item of a step (default: the newest) and the step.
+def find(workdir: pathlib.Path, step: int | None = None) -> int:
+    """The newest step that is whole, or `step` if it is.
 
-    `abstract` is its tree of jax.ShapeDtypeStruct, with shardings. Raises UserError where the
-    workdir has no such checkpoint.
+    Damaged ones that are passed over are named in the log. Raises UserError where there is none.
     """
     available = steps(workdir)
     if not available:
-        raise UserError(f'{workdir}: no checkpoint in {workdir / FOLDER}')
-    if step is None:
-        step = available[-1]
-    if step not in available:
+        raise UserError(f'{workdir}: no checkpoint yet')
+    if step is not None and step not in available:
         raise UserError(
             f'{workdir}: no checkpoint of step {step}; there are {", ".join(map(str, available))}'
         )
-    return restore_weights(step_folder(workdir, step), abstract), step
+    for candidate in reversed(available) if step is None else (step,):
+        problem = manifest.problem(step_folder(workdir, candidate))
+        if not problem:
+            return candidate
+        text = f'{workdir}: the checkpoint of step {candidate} is damaged: {problem}'
+        if step is not None:
+            others = [str(other) for other in available if other != step]
+            hint = f'; there are also {", ".join(others)}' if others else '; there is no other'
+            raise UserError(text + hint)
+        logging.warning('%s; the one before it is taken', text)
+    raise UserError(
+        f'{workdir}: all its checkpoints are damaged ({", ".join(map(str, available))})'
+    )
 
 
 def step_folder(workdir: pathlib.Path, step: int) -> pathlib.Path:
@@ -101,6 +194,7 @@ def step_folder(workdir: pathlib.Path, step: int) -> pathlib.Path:
 def save_weights(folder: pathlib.Path, variables: Any) -> None:
     """Writes a tree of arrays to a new folder and waits for it."""
     ocp.save_checkpointables(folder.absolute(), {MODEL: variables})
+    manifest.write(folder)
 
 
 def restore_weights(folder: pathlib.Path, abstract: Any) -> Any:

@@ -1,7 +1,6 @@
 """A network that can be tested or started from: a checkpoint of a run, or imported weights."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
 from cnn_arch.papers.published import Row
-from cnn_arch.training import checkpoint, workdir
+from cnn_arch.training import checkpoint, manifest, workdir
 
 ARRAYS, RECORD = 'arrays', 'weights.json'  # of a folder of imported weights
 
@@ -45,7 +44,8 @@ class Run:
 
     def digest(self) -> str:
         """SHA-256 of the stored arrays."""
-        return _digest(checkpoint.step_folder(self.folder, self.step) / checkpoint.MODEL)
+        folder = checkpoint.step_folder(self.folder, self.step)
+        return manifest.digest(folder, checkpoint.MODEL)
 
     def check(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None:
         """Raises UserError where the architecture, or one of `keys`, is not that of `config`."""
@@ -144,26 +144,25 @@ Trained = Run | Weights
 def find(folder: pathlib.Path, step: int | None = None, finished: bool = False) -> Trained:
     """The network in a folder: a step of a run (default: the newest), or imported weights.
 
-    Raises UserError where there is none, or, with `finished`, where the run has not ended.
+    Raises UserError where there is none, where it is damaged (of a run's steps the newest that is
+    whole is taken, and those passed over are named), or, with `finished`, where the run has not
+    ended.
     """
     if not folder.is_dir():
         raise UserError(f'no folder {folder}')
     if (folder / RECORD).exists():
         try:
-            return Weights(folder, json.loads((folder / RECORD).read_text()))
+            weights = Weights(folder, json.loads((folder / RECORD).read_text()))
         except ValueError as error:
             raise UserError(f'{folder / RECORD}: not valid JSON ({error})') from error
+        problem = manifest.problem(folder / ARRAYS)
+        if problem:
+            raise UserError(f'{folder / ARRAYS} is damaged: {problem}; import the weights again')
+        return weights
     made = flatten(workdir.read_config(folder))
-    available = checkpoint.steps(folder)
-    if not available:
-        raise UserError(f'{folder}: no checkpoint yet')
+    step = checkpoint.find(folder, step)
     if finished and not (folder / 'result.json').exists():
-        raise UserError(f'{folder}: its run is not finished, at step {available[-1]:,}')
-    step = available[-1] if step is None else step
-    if step not in available:
-        raise UserError(
-            f'{folder}: no checkpoint of step {step}; there are {", ".join(map(str, available))}'
-        )
+        raise UserError(f'{folder}: its run is not finished, at step {step:,}')
     return Run(folder, step, made)
 
 
@@ -252,13 +251,3 @@ def _without(variables: dict[str, Any], missing: set[str]) -> dict[str, Any]:
         return kept
 
     return {collection: prune(tree, '') for collection, tree in variables.items()}
-
-
-def _digest(folder: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
-        digest.update(f'{path.relative_to(folder).as_posix()} {path.stat().st_size}\n'.encode())
-        with path.open('rb') as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
