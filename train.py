@@ -15,7 +15,7 @@ import time
 from cnn_arch import cluster, commands, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.data.loader import TrainingBatches
-from cnn_arch.errors import PREEMPTED
+from cnn_arch.errors import PREEMPTED, Stopped
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.training import checkpoint, report, schedules, workdir
@@ -30,8 +30,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of the run')
     args, config = commands.parse(parser, argv)
+    stop = StopRequest(config.checkpoint.grace)
     cluster.join()
-    stop = StopRequest()
+    stop.agree()
 
     devices = mesh.create_mesh(config.mesh)
     mesh.check_batch('train.batch_size', config.train.batch_size, devices)
@@ -57,39 +58,44 @@ def main(argv: list[str]) -> int:
         def evaluated(state: steps.TrainState) -> steps.TrainState:
             began = time.monotonic()
             variables = steps.variables(state.model())
-            result = evaluate(model, variables, eval_source, config, devices)
+            result = evaluate(model, variables, eval_source, config, devices, check=stop.check)
             log.evaluation(int(state.step), result, time.monotonic() - began)
             return steps.after_evaluation(state, result.top1_error, config, devices)
 
         step = start
-        if plan.evaluates_at(step) and int(state.evaluated) != step:
-            state = evaluated(state)  # the run was stopped between this step and its evaluation
-        done = schedules.plateau_done(state.feedback, config.schedule)
-        for batch in () if done else batches:
-            state, metrics = train_step(state, batch)
-            step += 1
-            checkpoints.check()
-            if not log.step(step, metrics):
-                log.raise_diverged(state)
-            if plan.evaluates_at(step) and (step == plan.total or not stop.requested):
-                state = evaluated(state)
-                done = schedules.plateau_done(state.feedback, config.schedule)
-            if done or step == plan.total:
-                break
-            if plan.saves_at(step) or stop.requested:
-                checkpoints.save(step, state.model(), state.training(), wait=stop.requested)
-            if stop.requested:
-                log.stopped(step)
-                return PREEMPTED
+        done = start == plan.total or schedules.plateau_done(state.feedback, config.schedule)
+        ended = done and int(state.evaluated) == start  # by an earlier start of the run
+        try:
+            if plan.evaluates_at(step) and int(state.evaluated) != step:
+                state = evaluated(state)  # the run was stopped between this step and that
+                done = done or schedules.plateau_done(state.feedback, config.schedule)
+            for batch in () if done else batches:
+                state, metrics = train_step(state, batch)
+                step += 1
+                checkpoints.check()
+                if not log.step(step, metrics):
+                    log.raise_diverged(state)
+                stop.check()
+                if plan.evaluates_at(step):
+                    state = evaluated(state)
+                    done = schedules.plateau_done(state.feedback, config.schedule)
+                if done or step == plan.total:
+                    break
+                if plan.saves_at(step):
+                    checkpoints.save(step, state.model(), state.training())
 
-        precise = -(-config.model.batch_norm.precise // config.train.batch_size)
-        if precise and state.batch_stats and checkpoints.latest != step:
-            more = TrainingBatches(train_source, config, devices, step, step + precise)
-            state = steps.with_precise_statistics(state, model, config, devices, more)
-            state = evaluated(state)
-        checkpoints.save(step, state.model(), state.training(), wait=True)
-        if log.result is None:  # the run had ended before: measure it again
-            evaluated(state)
+            precise = -(-config.model.batch_norm.precise // config.train.batch_size)
+            if precise and state.batch_stats and not ended:
+                more = TrainingBatches(train_source, config, devices, step, step + precise)
+                state = steps.with_precise_statistics(state, model, config, devices, more)
+                state = evaluated(state)
+            checkpoints.save(step, state.model(), state.training(), wait=True, again=not ended)
+            if log.result is None:  # the run had ended before: measure it again
+                evaluated(state)
+        except Stopped:
+            checkpoints.save(step, state.model(), state.training(), wait=True)
+            log.stopped(step)
+            return PREEMPTED
         log.finish(step)
     return 0
 

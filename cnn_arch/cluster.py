@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 import jax
-from jax._src import clusters  # the public `initialize` tells nothing of what it found
+from jax._src import clusters, distributed  # what was detected, the key-value store: no public way
 
 from cnn_arch.errors import NotReady, UserError
 
@@ -50,6 +50,7 @@ def join() -> None:
     address, processes, process = found
     began = time.monotonic()
     roll_call(address, processes, process, seconds)
+    jax.config.update('jax_enable_preemption_service', False)  # takes SIGTERM from training/signals
     jax.distributed.initialize(
         address,
         processes,
@@ -59,6 +60,42 @@ def join() -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=LEAVE_SECONDS,
     )
+
+
+def processes() -> int:
+    """How many processes this run has."""
+    return distributed.global_state.num_processes
+
+
+def post(key: str, value: str) -> None:
+    """Lets the other processes read a value under a key."""
+    _client().key_value_set(key, value, allow_overwrite=True)
+
+
+def look(key: str) -> str | None:
+    """What a process has posted under a key; None if none has yet."""
+    try:
+        return _client().key_value_try_get(key)
+    except jax.errors.JaxRuntimeError as error:
+        if 'NOT_FOUND' in str(error):
+            return None
+        raise
+
+
+def tell(key: str, value: str, seconds: float) -> list[str]:
+    """Every process's value, in their order; each calls this once with a key.
+
+    Raises jax.errors.JaxRuntimeError where one does not within that time.
+    """
+    post(f'{key}/{distributed.global_state.process_id}', value)
+    return [
+        _client().blocking_key_value_get(f'{key}/{number}', round(1000 * seconds))
+        for number in range(processes())
+    ]
+
+
+def _client() -> Any:
+    return distributed.global_state.client
 
 
 def has_accelerator() -> bool:

@@ -93,6 +93,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in ('train.steps', 'train.eval_every', 'checkpoint.keep_every', 'data.workers', 'seed'):
         if _leaf(config, key) < 0:
             raise UserError(f'{key} = {_leaf(config, key)}: it must be 0 or more')
+    if not config.checkpoint.grace > 0:
+        raise UserError(f'checkpoint.grace = {config.checkpoint.grace}: it must be positive')
     if config.train.steps == 0 and not config.train.epochs > 0:
         raise UserError(f'train.epochs = {config.train.epochs}: it must be a positive number')
     if scaled and augment.scale_min > augment.scale_max:

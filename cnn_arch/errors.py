@@ -23,6 +23,10 @@ class NotReady(Exception):
     """A run whose processes cannot begin together; its text is one line per reason."""
 
 
+class Stopped(Exception):
+    """A signal has asked the run to end; raised where all processes are at the same place."""
+
+
 class StorageError(Exception):
     """The workdir cannot be written; its text is one line."""
 

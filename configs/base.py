@@ -126,6 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.keep_every = (
         0  # steps; checkpoints at its multiples are kept for ever; 0 = none
     )
+    config.checkpoint.grace = 30.0  # seconds from SIGTERM to the end, with a checkpoint
 
     config.mesh = d()  # the product is the number of devices; the batch is split over all of them
     config.mesh.data = -1  # groups of devices that hold the whole network; -1 = all that remain

@@ -42,7 +42,7 @@ def start(*flags: str, devices: int = 1) -> subprocess.Popen:
 
 def train(*flags: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
     process = start(*flags, devices=devices)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, f'exit {process.returncode}\n{out}\n{err}'
     return out, err
 
@@ -104,7 +104,7 @@ def test_killed_and_restarted_is_bit_identical(
     """SIGKILL at a random step, then the same command again."""
     process = start(*SMALL, f'--workdir={tmp_path}')
     kill_at = random.randrange(2, 55)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         metrics = tmp_path / 'metrics.jsonl'
         if metrics.exists() and len(metrics.read_text().splitlines()) >= kill_at:
@@ -128,7 +128,7 @@ def test_sigterm_saves_and_goes_on(undisturbed: pathlib.Path, tmp_path: pathlib.
     while process.poll() is None and not (tmp_path / 'metrics.jsonl').exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 75, out + err
     assert 'with a checkpoint' in out
     stopped_at = checkpoint.steps(tmp_path)[-1]

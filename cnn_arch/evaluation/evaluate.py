@@ -10,7 +10,7 @@ import collections
 import concurrent.futures
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,19 +44,22 @@ def evaluate(
     mesh: Mesh,
     protocol: str | None = None,
     store: Store | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Result:
     """Runs `config.eval.protocol` (or `protocol`) over all images of a source.
 
     Compiled functions are kept: a second call with an equal model, config and mesh starts at once.
     What a `store` of the same evaluation holds is not computed again, and what is computed is kept
-    there.
+    there. `check` is called before each batch, at the same one on every process; it may raise.
     Raises UserError for an impossible protocol, labels out of range, scores that are not finite,
     and an image that does not decode unless `data.on_bad_image` is 'skip' (then it is not counted).
     """
     plan = protocols.resolve(config, protocol)
     meshes.check_batch('eval.batch_size', config.eval.batch_size, mesh)
     network = networks.Network.create(model, config, plan, mesh)
-    evaluation = _Evaluation(network, meshes.place(mesh, variables), source, config, plan, store)
+    evaluation = _Evaluation(
+        network, meshes.place(mesh, variables), source, config, plan, store, check
+    )
     pool = concurrent.futures.ThreadPoolExecutor(config.data.threads)
     try:
         evaluation.run(pool)
@@ -88,6 +91,7 @@ class _Evaluation:
         config: ml_collections.ConfigDict,
         plan: protocols.Plan,
         store: Store | None,
+        check: Callable[[], None] | None,
     ):
         self._network, self._variables, self._source = network, variables, source
         self._config, self._scales = config, plan.scales
@@ -99,6 +103,7 @@ class _Evaluation:
         self.probabilities = np.zeros((size, TOP), np.float32)
         self.counted = np.zeros(size, bool)
         self.usage: dict[int, Usage] = {}
+        self._check = check
         self._store, self._remaining = store, list(range(size))
         if store is not None:
             self.labels[:] = store.labels
@@ -232,6 +237,8 @@ class _Evaluation:
 
     def _compute(self, batch: Batch) -> None:
         """Starts one batch on the devices."""
+        if self._check is not None:
+            self._check()
         mesh, crop = self._network.mesh, self._network.crop
         began = time.monotonic()
         inputs = meshes.to_devices(mesh, self._inputs(batch), batch.indices.size)

@@ -46,12 +46,15 @@ class Checkpoints:
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._writing: concurrent.futures.Future | None = None
 
-    def save(self, step: int, model: Any, training: Any, wait: bool = False) -> None:
-        """Begins to write a step (the arrays may change afterwards); does nothing if it exists.
+    def save(
+        self, step: int, model: Any, training: Any, wait: bool = False, again: bool = False
+    ) -> None:
+        """Begins to write a step (the arrays may change afterwards).
 
-        Raises StorageError where this one (with `wait`) or the one before it cannot be written.
+        Does nothing if it exists, unless `again` asks to put another in its place. Raises
+        StorageError where this one (with `wait`) or the one before it cannot be written.
         """
-        if step != self.latest:
+        if step != self.latest or again:
             self.wait()
             with self._named(step):
                 items = {MODEL: model, TRAINING: training}
@@ -87,8 +90,11 @@ class Checkpoints:
             response.result()
             if jax.process_index() == 0:
                 manifest.write(self._scratch(step))
+                self._remove(step)
                 os.replace(self._scratch(step), self._folder / str(step))
-                self._remove_old()
+                for old in steps(self._workdir)[: -self._config.keep]:
+                    if not self._config.keep_every or old % self._config.keep_every:
+                        self._remove(old)
 
     @contextlib.contextmanager
     def _named(self, step: int) -> Iterator[None]:
@@ -108,13 +114,12 @@ class Checkpoints:
                 f'{kept_text}; make room and run the same command again'
             ) from error
 
-    def _remove_old(self) -> None:
-        every = self._config.keep_every
-        for step in steps(self._workdir)[: -self._config.keep]:
-            if not every or step % every:
-                leaving = self._folder / f'{step}.deleting'
-                os.replace(self._folder / str(step), leaving)
-                shutil.rmtree(leaving)
+    def _remove(self, step: int) -> None:
+        """First the name: a step is there as a whole or not at all."""
+        leaving = self._folder / f'{step}.deleting'
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._folder / str(step), leaving)
+            shutil.rmtree(leaving)
 
 
 @contextlib.contextmanager

@@ -3,19 +3,36 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tests.shared import ROOT
 
 PROGRAM = """
-import os, sys
+import os, sys, time
+from cnn_arch.errors import Stopped
 from cnn_arch.training.signals import StopRequest
-stop = StopRequest()
+stop = StopRequest(60.0)
+stop.check()
 for number in sys.argv[1:]:
     os.kill(os.getpid(), int(number))
-    print('requested' if stop.requested else 'not requested', flush=True)
+    time.sleep(0.5)
+    try:
+        stop.check()
+    except Stopped:
+        print('stopped', flush=True)
 print('saved')
+"""
+
+
+# One long call outside Python, as a compilation is: no handler runs until it returns.
+BUSY = """
+import hashlib
+from cnn_arch.training.signals import StopRequest
+stop = StopRequest(1.0)
+print('begun', flush=True)
+hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 """
 
 
@@ -28,7 +45,7 @@ def send(*numbers: int) -> subprocess.CompletedProcess:
 def test_the_first_only_asks(number: int) -> None:
     ended = send(number)
     assert ended.returncode == 0
-    assert ended.stdout == 'requested\nsaved\n'
+    assert ended.stdout == 'stopped\nsaved\n'
     assert ended.stderr.strip().count('\n') == 0
     assert 'once more ends at once' in ended.stderr
 
@@ -39,4 +56,26 @@ def test_the_first_only_asks(number: int) -> None:
 def test_the_second_ends_at_once(first: int, second: int) -> None:
     ended = send(first, second)
     assert ended.returncode == 128 + second
-    assert ended.stdout == 'requested\n'
+    assert ended.stdout == 'stopped\n'
+
+
+@pytest.mark.parametrize(('signals', 'code'), [(1, 75), (2, 128 + signal.SIGTERM)])
+def test_while_the_main_thread_is_busy(signals: int, code: int) -> None:
+    """Within the grace period (1 s here), or at the second signal."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'begun\n'
+    for _ in range(signals):
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert ('goes on from its last complete checkpoint' in errors) == (code == 75)
+    assert time.monotonic() - began < 10  # 1 s on a machine with nothing else to do
