@@ -6,13 +6,14 @@ import difflib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
-from cnn_arch import configuration
-from cnn_arch.errors import CODES, NOT_WRITTEN, UserError, storage_problem
+from cnn_arch import cluster, configuration
+from cnn_arch.errors import CODES, NOT_WRITTEN, PREEMPTED, UserError, storage_problem
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
@@ -30,18 +31,34 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     for name, level in (('absl', 'CRITICAL'), ('orbax', 'ERROR'), ('jax', 'ERROR')):
         logging.getLogger(name).setLevel(level)
     try:
-        code = main(sys.argv[1:] if argv is None else argv)
+        code = main(sys.argv[1:] if argv is None else argv) or 0
     except tuple(CODES) as error:
         print(f'error: {error}', file=sys.stderr)
         code = CODES[type(error)]
-    except OSError as error:
-        if not storage_problem(error):
+    except Exception as error:
+        reason = storage_problem(error) if isinstance(error, OSError) else ''
+        if not reason:
+            _end_of_several(traceback.format_exc(), 1)
             raise
-        print(f'error: {error.filename or "a file"} cannot be written: '
-              f'{storage_problem(error)}; make room and run the same command again',
-              file=sys.stderr)  # fmt: skip
+        file = getattr(error, 'filename', None) or 'a file'
+        print(f'error: {file} cannot be written: {reason}; make room and run the same command '
+              'again', file=sys.stderr)  # fmt: skip
         code = NOT_WRITTEN
-    sys.exit(code or 0)
+    if code not in (0, PREEMPTED):
+        _end_of_several('', code)
+    sys.exit(code)
+
+
+def _end_of_several(text: str, code: int) -> None:
+    """Ends one of several processes at once: the others may wait for it, and it must not for them.
+
+    Returns where there are no others.
+    """
+    if cluster.processes() > 1:
+        sys.stderr.write(text)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def parse(
