@@ -19,6 +19,7 @@ from cnn_arch.papers.published import Row
 from cnn_arch.training import checkpoint, manifest, workdir
 
 ARRAYS, RECORD = 'arrays', 'weights.json'  # of a folder of imported weights
+RECORDED = {'known_as', 'source', 'file', 'missing', 'digest', 'keys', 'network', 'training'}
 
 # What the numbers that a network reads mean, and the size that its fully connected layers take.
 INPUT_KEYS = ('data.mean', 'data.std', 'data.channels', 'data.augment.size')
@@ -151,10 +152,7 @@ def find(folder: pathlib.Path, step: int | None = None, finished: bool = False) 
     if not folder.is_dir():
         raise UserError(f'no folder {folder}')
     if (folder / RECORD).exists():
-        try:
-            weights = Weights(folder, json.loads((folder / RECORD).read_text()))
-        except ValueError as error:
-            raise UserError(f'{folder / RECORD}: not valid JSON ({error})') from error
+        weights = Weights(folder, _read_record(folder / RECORD))
         problem = manifest.problem(folder / ARRAYS)
         if problem:
             raise UserError(f'{folder / ARRAYS} is damaged: {problem}; import the weights again')
@@ -164,6 +162,16 @@ def find(folder: pathlib.Path, step: int | None = None, finished: bool = False) 
     if finished and not (folder / 'result.json').exists():
         raise UserError(f'{folder}: its run is not finished, at step {step:,}')
     return Run(folder, step, made)
+
+
+def _read_record(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f'{path}: not valid JSON ({error})') from error
+    if not isinstance(record, dict) or not record.keys() >= RECORDED:
+        raise UserError(f'{path}: not written by `python -m cnn_arch.weights`; import them again')
+    return record
 
 
 def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[..., Trained]:

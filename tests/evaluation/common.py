@@ -1,6 +1,7 @@
 """Small pictures, a small network, and evaluation done the slow, obvious way."""
 
 import io
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,20 @@ def small_config(protocol: str = 'center') -> ml_collections.ConfigDict:
     return config.lock()
 
 
+def config_file(folder: pathlib.Path, classes: int) -> str:
+    """Writes small_config of that many classes, for folders of pictures, as `FILE:VARIANT`."""
+    (folder / 'small.py').write_text(
+        'from tests.evaluation import common\n\n'
+        "VARIANTS = ('narrow',)\n\n\n"
+        "def get_config(variant=''):\n"
+        '    config = common.small_config()\n'
+        f'    config.model.num_classes = {classes}\n'
+        "    config.data.source = 'folder'\n"
+        '    return config\n'
+    )
+    return f'{folder}/small.py:narrow'
+
+
 def random_variables(model: nn.Module, size: int, channels: int = 3, seed: int = 0) -> Any:
     """Variables of a network that tells images apart: He's spread, no trivial statistics."""
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
@@ -97,9 +112,11 @@ def mesh_of(devices: int) -> Mesh:
 class SlowLoop:
     """decode, resize, crop, forward, softmax, mean: one image at a time, nothing shared."""
 
-    def __init__(self, config: ml_collections.ConfigDict, variables: Any):
+    def __init__(
+        self, config: ml_collections.ConfigDict, variables: Any, model: nn.Module | None = None
+    ):
         self.config, self.variables = config, variables
-        self.model = models.build(config.model)
+        self.model = model or models.build(config.model)
         self.crop = config.data.augment.size
         self._apply = jax.jit(self.model.apply)
         self.dense, self.dense_variables = dense.to_convolutional(self.model, variables, self.crop)

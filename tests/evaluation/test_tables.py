@@ -25,21 +25,9 @@ from cnn_arch.evaluation.store import Store
 from cnn_arch.papers import PAPERS
 from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
 from tests import test_eval_cli
-from tests.evaluation.common import Pictures, mesh_of, random_variables
+from tests.evaluation.common import Pictures, config_file, mesh_of, random_variables
 
 CLASSES = {'n01440764': 0, 'n01443537': 1, 'n02119789': 278}
-CONFIG = """
-from tests.evaluation import common
-
-VARIANTS = ('narrow',)
-
-
-def get_config(variant=''):
-    config = common.small_config()
-    config.model.num_classes = 1000
-    config.data.source = 'folder'
-    return config
-"""
 
 
 def biased(model, size, channels=3, seed=0):
@@ -53,13 +41,12 @@ def biased(model, size, channels=3, seed=0):
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pathlib.Path, Paper]]:
     """A folder of two finished runs and a folder of pictures, and a paper with a table of them."""
     folder = tmp_path_factory.mktemp('tables')
-    (folder / 'small.py').write_text(CONFIG)
     for number, name in enumerate(CLASSES):
         (folder / 'data' / 'val' / name).mkdir(parents=True)
         for example in Pictures([(50, 60), (70, 45)], seed=number).examples:
             file = folder / 'data' / 'val' / name / f'{example.key}.JPEG'
             file.write_bytes(example.image)
-    config = f'{folder}/small.py:narrow'
+    config = config_file(folder, 1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(test_eval_cli, 'random_variables', biased)
         for number, name in enumerate(('first', 'second')):
