@@ -1,7 +1,7 @@
 """What dense evaluation costs: against crops, and against a compilation for each image shape.
 
     python benchmarks/dense.py [--folder=DIR] [--out=FILE.json]
-                               [--images=16] [--crop-images=4] [--cold-images=48]
+                               [--images=8] [--crop-images=1] [--cold-images=32]
     python benchmarks/dense.py --markdown=FILE.json
 
 VGG-16's convolutional part (fully connected layers of 16 units) with random weights tests the first
@@ -97,7 +97,7 @@ def settings(protocol: str, scales: tuple[int, ...]) -> ml_collections.ConfigDic
     with config.unlocked():
         config.model.options.fc_units = FC_UNITS
     config.eval.protocol, config.eval.scale, config.eval.scales = protocol, scales[0], scales
-    config.eval.batch_size = 4
+    config.eval.batch_size = 1  # few pictures do not fill larger batches
     return config
 
 
@@ -239,9 +239,9 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--folder', type=pathlib.Path, default=DATA)
-    parser.add_argument('--images', type=int, default=16)
-    parser.add_argument('--crop-images', type=int, default=4)
-    parser.add_argument('--cold-images', type=int, default=48)
+    parser.add_argument('--images', type=int, default=8)
+    parser.add_argument('--crop-images', type=int, default=1)
+    parser.add_argument('--cold-images', type=int, default=32)
     parser.add_argument('--out', type=pathlib.Path, metavar='FILE.json')
     parser.add_argument('--markdown', type=pathlib.Path, metavar='FILE.json')
     arguments = parser.parse_args()
