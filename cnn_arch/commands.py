@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from cnn_arch import cluster, configuration
@@ -24,6 +25,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     if 'xla_cpu_experimental_ynn_fusion_type' not in flags:
         flags += ' --xla_cpu_experimental_ynn_fusion_type=-individual_convolution'
     os.environ['XLA_FLAGS'] = flags.strip()
+    if 'JAX_PLATFORMS' not in os.environ and not cluster.has_accelerator():
+        jax.config.update('jax_platforms', 'cpu')  # else an installed libtpu looks for its TPU
 
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
     # Libraries that announce each checkpoint and each file would drown the progress; Orbax (absl)

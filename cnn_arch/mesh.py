@@ -9,7 +9,7 @@ its units for all of them. XLA derives these exchanges from the layout of the pa
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,12 +26,15 @@ DATA, MODEL = 'data', 'model'
 Rules = Mapping[str, tuple[str | None, ...]]
 
 
-def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """The mesh over all devices of all processes that `config.mesh` asks for.
+def create_mesh(
+    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh that `config.mesh` asks for, over `devices` (default: all of all processes).
 
     Raises UserError when the axes do not multiply to the number of devices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     model = config.model
     data = count // model if config.data == -1 and model > 0 else config.data
     if data < 1 or model < 1 or data * model != count:
@@ -40,7 +43,8 @@ def create_mesh(config: ml_collections.ConfigDict) -> Mesh:
             f'number of devices, {count}'
         )
     # Auto: XLA propagates shardings from the arguments; make_mesh's default is explicit axes.
-    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=axis_types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
