@@ -1,7 +1,7 @@
 """Tests a trained network by one paper's protocol: top-1 and top-5 error over a whole split.
 
     python eval.py --config=configs/vgg.py:D (--workdir=DIR [--step=N] | --weights=DIR)
-                   [--protocol=dense] [--predictions=FILE.csv]
+                   [--protocol=dense] [--predictions=FILE.csv] [--with=DIR[,DIR]]
     python eval.py --table=vgg:4 (--runs=DIR | --weights=DIR[,DIR]) [--rows=D-256,E-*]
                    [--format=markdown|csv|json] [--out=FILE]
 
@@ -14,6 +14,9 @@ was killed, and once done it answers at once.
 `--weights` is a folder that `python -m cnn_arch.weights` wrote; what these weights expect (mean,
 scale, test scale, interpolation) is set in the config before the command line's own keys.
 
+`--with` names more networks, runs or weights of any architecture: the posteriors of all are
+averaged. Each is tested by the same protocol; one around the training scale takes each one's own.
+
 `--table` prints a paper's table with our numbers beside the printed ones; the network of a row is
 the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing.
 """
@@ -22,11 +25,16 @@ import argparse
 import logging
 import pathlib
 
+import ml_collections
+from jax.sharding import Mesh
+
 from cnn_arch import cluster, commands, mesh, models
 from cnn_arch.data import sources
-from cnn_arch.evaluation import predictions, protocols, store, table_command, tables
+from cnn_arch.evaluation import predictions, protocols, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
-from cnn_arch.weights import trained
+from cnn_arch.evaluation.result import Result, ensemble
+from cnn_arch.evaluation.store import Store
+from cnn_arch.weights import members, trained
 
 
 def main(argv: list[str]) -> int:
@@ -41,6 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--step', type=int, help='of the checkpoint; default: the newest')
     parser.add_argument('--protocol', help='default: eval.protocol of the config')
     parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
+    parser.add_argument('--with', dest='others', default='', metavar='DIR[,DIR]', help='ensemble')
     args, config = commands.parse(parser, argv)
     cluster.join()
 
@@ -48,23 +57,44 @@ def main(argv: list[str]) -> int:
     found.check(config)
     found.adapt(config, evaluation=True)
     commands.apply_overrides(config, commands.split_overrides(argv)[0])
+    others = [trained.find(pathlib.Path(part)) for part in args.others.split(',') if part]
     plan = protocols.resolve(config, args.protocol)
     predictions.check_writable(args.predictions)
     devices = mesh.create_mesh(config.mesh)
     source = sources.open_for(config, 'eval')
-    model = models.build(config.model)
-    variables = found.restore(config, devices)
 
-    key = tables.key(found, config, plan, sources.fingerprint(source))
-    kept = store.Store(found.folder / tables.POSTERIORS / key, len(source), source.num_classes)
-    result = evaluate(model, variables, source, config, devices, args.protocol, kept)
-    for usage in result.usage:
-        logging.info('%s', usage)
+    result, kept = measure(found, config, args.protocol, source, devices)
+    if others:
+        stores = [kept]
+        for other in others:
+            settings = members.settings_like(other, config, source)
+            stores.append(measure(other, settings, args.protocol, source, devices)[1])
+        result = ensemble(stores, plan.protocol, source.complete)
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))
-    print(f'{args.config}  {found.label}  {source.name}  {plan.protocol} at {scales}  {result}')
+    label = ' + '.join(network.label for network in (found, *others))
+    print(f'{args.config}  {label}  {source.name}  {plan.protocol} at {scales}  {result}')
     return 0
+
+
+def measure(
+    found: trained.Trained,
+    config: ml_collections.ConfigDict,
+    protocol: str | None,
+    source: sources.Source,
+    devices: Mesh,
+) -> tuple[Result, Store]:
+    """What a network says of a source; it is kept beside the network."""
+    plan = protocols.resolve(config, protocol)
+    key = tables.key(found, config, plan, sources.fingerprint(source))
+    kept = Store(found.folder / tables.POSTERIORS / key, len(source), source.num_classes)
+    variables = found.restore(config, devices)
+    model = models.build(config.model)
+    result = evaluate(model, variables, source, config, devices, protocol, kept)
+    for usage in result.usage:
+        logging.info('%s', usage)
+    return result, kept
 
 
 if __name__ == '__main__':

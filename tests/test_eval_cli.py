@@ -144,6 +144,36 @@ def test_part_of_imagenet_is_marked(tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith('n = 3 of 50,000')
 
 
+def test_ensemble_of_any_networks(tmp_path, capsys, monkeypatch):
+    """Of two architectures: the average of the posteriors, and no member run twice."""
+    first = ['--config=configs/lenet.py:lenet1', '--config.data.source=digits',
+             '--config.eval.batch_size=120']  # fmt: skip
+    second = ['--config=configs/lenet.py:lenet5', *first[1:]]
+    make_run(tmp_path / 'one', first, 3)
+    make_run(tmp_path / 'two', second, 4)
+    said = []
+    for words, name in ((first, 'one'), (second, 'two')):
+        eval_command.main([*words, f'--workdir={tmp_path / name}'])
+        (path,) = (tmp_path / name / 'evaluations').glob('*/posteriors.npy')
+        said.append(np.load(path))
+    capsys.readouterr()
+    monkeypatch.setattr(networks, 'add_windows', None)  # nothing is computed again
+    path = tmp_path / 'both.csv'
+    command = [*first, f'--workdir={tmp_path / "one"}', f'--with={tmp_path / "two"}']
+    assert eval_command.main([*command, f'--predictions={path}']) == 0
+    mean = np.mean(said, axis=0)
+    rows = read(path)
+    assert [int(row['class1']) for row in rows] == mean.argmax(axis=1).tolist()
+    top1 = 100 * np.mean([row['class1'] != row['label'] for row in rows])
+    line = capsys.readouterr().out
+    assert f'step 3 + step 4  digits  center at 28  top-1 error {top1:.2f} %' in line
+    with pytest.raises(UserError, match='no folder'):
+        eval_command.main([*command[:-1], f'--with={tmp_path / "three"}'])
+    make_run(tmp_path / 'other', [*VGG, '--config.model.num_classes=3'], 1)
+    with pytest.raises(UserError, match='has 3 classes, digits has 10'):
+        eval_command.main([*command[:-1], f'--with={tmp_path / "other"}'])
+
+
 class TestErrors:
     def refuse(self, words, match):
         with pytest.raises(UserError, match=match):
