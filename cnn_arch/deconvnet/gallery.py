@@ -11,11 +11,11 @@ from PIL import Image
 
 from cnn_arch import mesh as meshes
 from cnn_arch.deconvnet import tiles, top
-from cnn_arch.deconvnet.network import Network
 from cnn_arch.deconvnet.page import Page
 from cnn_arch.deconvnet.pictures import Pictures
 from cnn_arch.deconvnet.projection import project
 from cnn_arch.deconvnet.receptive_field import Fields
+from cnn_arch.deconvnet.subject import Subject
 from cnn_arch.deconvnet.top import RANKS, Best
 
 UNITS = 8  # units of one image that are projected at once
@@ -25,14 +25,19 @@ SHOW = ('both', 'projections', 'patches')
 
 @dataclasses.dataclass
 class Layer:
-    """What is shown of a layer: chosen maps, with [maps, RANKS] tiles uint8 [h, w, 3] each."""
+    """What is shown of a layer: chosen maps, with [maps, ranks] tiles uint8 [h, w, 3] each."""
 
     name: str
     maps: Sequence[int]
     fields: Fields
     best: Best
-    projections: np.ndarray
-    patches: np.ndarray
+    ranks: dataclasses.InitVar[int] = RANKS
+    projections: np.ndarray = dataclasses.field(init=False)
+    patches: np.ndarray = dataclasses.field(init=False)
+
+    def __post_init__(self, ranks: int) -> None:
+        shape = len(self.maps), ranks, *tiles.tile_shape(self.fields.shape), 3
+        self.projections, self.patches = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
 
     def block(self, place: int, show: str) -> np.ndarray:
         """The picture of one map: 3x3 projections, 3x3 patches."""
@@ -60,54 +65,40 @@ class Unit:
 
 
 def make(
-    variables: Any,
-    network: Network,
+    subject: Subject,
     layers: dict[str, tuple[Fields, Sequence[int]]],
-    pictures: Pictures,
-    batch: int,
     method: str,
+    ranks: int = RANKS,
 ) -> Iterator[Layer]:
-    """Each layer of {name: (fields, maps)} with its nine per map; nothing else is held."""
-    fields = {name: field for name, (field, _) in layers.items()}
-    best = top.strongest(variables, network, fields, pictures, batch)
-    for name, (field, maps) in layers.items():
+    """Each layer of {name: (fields, maps)} with its strongest `ranks` per map; no more is held."""
+    best = top.strongest(subject, {name: fields for name, (fields, _) in layers.items()})
+    for name, (fields, maps) in layers.items():
         logging.info('projecting %d maps of %s', len(maps), name)
-        yield _layer(variables, network, name, field, maps, best[name], pictures, method)
+        layer = Layer(name, maps, fields, best[name], ranks)
+        _fill(layer, subject, method)
+        yield layer
 
 
-def _layer(
-    variables: Any,
-    network: Network,
-    name: str,
-    fields: Fields,
-    maps: Sequence[int],
-    best: Best,
-    pictures: Pictures,
-    method: str,
-) -> Layer:
-    shape = len(maps), RANKS, *tiles.tile_shape(fields.shape), 3
-    projections, patches = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+def _fill(layer: Layer, subject: Subject, method: str) -> None:
+    """Projects a layer's units and cuts their patches."""
+    best, fields, network = layer.best, layer.fields, subject.network
     units = [
         Unit(int(best.images[rank, m]), place, rank, m, int(best.places[rank, m]))
-        for place, m in enumerate(maps)
-        for rank in range(RANKS)
+        for place, m in enumerate(layer.maps)
+        for rank in range(layer.projections.shape[1])
     ]
     groups = list(_groups(units))
-    rows = network.mesh.size
-    images = pictures.read_all(group[0].image for group in groups)
-    for start in range(0, len(groups), rows):
-        batch = groups[start : start + rows]
+    images = subject.pictures.read_all(group[0].image for group in groups)
+    for start in range(0, len(groups), network.mesh.size):
+        batch = groups[start : start + network.mesh.size]
         read = [image for _, image in zip(batch, images, strict=False)]
-        signals = _project(variables, network, name, fields, batch, read, method)
+        signals = _project(layer, subject, batch, read, method)
         for group, image, row in zip(batch, read, signals, strict=False):
             assert image is not None  # it was read before
             for unit, signal in zip(group, row, strict=False):
-                projections[unit.place, unit.rank] = tiles.tile(tiles.shown(signal))
-                corner = fields.corner(unit.position)
-                patches[unit.place, unit.rank] = tiles.tile(
-                    tiles.patch(image, corner, fields.shape)
-                )
-    return Layer(name, maps, fields, best, projections, patches)
+                patch = tiles.patch(image, fields.corner(unit.position), fields.shape)
+                layer.projections[unit.place, unit.rank] = tiles.tile(tiles.shown(signal))
+                layer.patches[unit.place, unit.rank] = tiles.tile(patch)
 
 
 def _groups(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -121,18 +112,17 @@ def _groups(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 def _project(
-    variables: Any,
-    network: Network,
-    name: str,
-    fields: Fields,
+    layer: Layer,
+    subject: Subject,
     groups: Sequence[Sequence[Unit]],
     images: Sequence[np.ndarray | None],
     method: str,
 ) -> np.ndarray:
     """The projections of groups of units, one image each, float32 [groups, UNITS, h, w, C]."""
+    network, fields = subject.network, layer.fields
     size = network.mesh.size
     inputs = {
-        'images': np.zeros((size, network.size, network.size, network.data.channels), np.uint8),
+        'images': np.zeros((size, *subject.pictures.shape), np.uint8),
         'maps': np.zeros((size, UNITS), np.int32),
         'places': np.zeros((size, UNITS), np.int32),
         'corners': np.zeros((size, UNITS, 2), np.int32),
@@ -146,8 +136,9 @@ def _project(
     mine = meshes.host_rows(size, network.mesh)
     placed = meshes.to_devices(network.mesh, {k: v[mine] for k, v in inputs.items()}, size)
     signals = project(
-        variables, *placed.values(), network=network, layer=name, method=method, window=fields.shape
-    )
+        subject.variables, *placed.values(),
+        network=network, layer=layer.name, method=method, window=fields.shape,
+    )  # fmt: skip
     return meshes.gather(network.mesh, signals)
 
 

@@ -18,6 +18,7 @@ from cnn_arch import mesh as meshes
 from cnn_arch.deconvnet.network import Network
 from cnn_arch.deconvnet.pictures import Pictures
 from cnn_arch.deconvnet.receptive_field import Fields
+from cnn_arch.deconvnet.subject import Subject
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.progress import Progress
 
@@ -33,26 +34,26 @@ class Best(NamedTuple):
     places: Any  # int32, flat h * W + w
 
 
-def strongest(
-    variables: Any, network: Network, layers: dict[str, Fields], pictures: Pictures, batch: int
-) -> dict[str, Best]:
+def strongest(subject: Subject, layers: dict[str, Fields]) -> dict[str, Best]:
     """The RANKS strongest of each map of each layer, as NumPy arrays on every process.
 
-    `batch` images are taken at once, over all devices. Raises UserError for fewer images than
-    RANKS and for activations that are not finite.
+    Raises UserError for fewer images than RANKS and for activations that are not finite.
     """
+    network, pictures, batch = subject.network, subject.pictures, subject.batch
     mesh, names = network.mesh, tuple(layers)
     meshes.check_batch('eval.batch_size', batch, mesh)
     check_enough(pictures)
     best = {name: _nothing(fields.maps) for name, fields in layers.items()}
     best = meshes.replicate(mesh, best)
-    progress = Progress(len(pictures))
     rows = meshes.host_rows(batch, mesh)
+    indices = _share(len(pictures), batch, rows)
+    progress = Progress(len(pictures))
     computing: collections.deque[Any] = collections.deque()
-    for done, inputs in enumerate(pictures.batches(_share(len(pictures), batch, rows),
-                                                   rows.stop - rows.start), 1):  # fmt: skip
+    for done, inputs in enumerate(pictures.batches(indices, rows.stop - rows.start), 1):
         placed = meshes.to_devices(mesh, inputs, batch)
-        best, token = merge(best, variables, placed['images'], placed['indices'], network, names)
+        best, token = merge(
+            best, subject.variables, placed['images'], placed['indices'], network, names
+        )
         computing.append(token)
         if len(computing) > IN_FLIGHT:
             jax.block_until_ready(computing.popleft())

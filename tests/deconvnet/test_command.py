@@ -1,6 +1,7 @@
 """The command: what it writes, and its errors in one line."""
 
 import csv
+import html
 import re
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope='module')
 def vgg(tmp_path_factory):
     folder = tmp_path_factory.mktemp('vgg') / 'run'
-    make_run(folder, VGG, 5)
+    make_run(folder, VGG, 3, 5)
     return folder
 
 
@@ -87,7 +88,7 @@ def test_writes_a_gallery_that_opens_from_disk(vgg, pictures, tmp_path, capsys):
             ['--config.model.options.fc_units=3'],
             r'a run with model\.options\.fc_units = 128, but the config has 3',
         ),
-        (['--step=4'], r'no checkpoint of step 4; there are 5'),
+        (['--step=4'], r'no checkpoint of step 4; there are 3, 5'),
         (['--out={full}'], r'--out=.*: it exists; choose another folder'),
         (['--out={full}/a/b'], r'there is no folder'),
         (['--config.data.dir={few}'], r'folder has 3 images: the top nine .* at least 9'),
@@ -114,9 +115,9 @@ def test_a_network_without_switches_shows_gradients(lenet, tmp_path):
     with pytest.raises(UserError, match=r'--method=deconvnet has no meaning in lenet1: it averages '
                                         r'.*switches.*use --method=gradient'):  # fmt: skip
         command.main(words)
-    assert command.main([*words, '--method=gradient', '--maps=0-3']) == 0
+    assert command.main([*words, '--method=gradient', '--layers=H1,H3']) == 0
     names = {path.stem for path in (tmp_path / 'out').glob('*.png')}
-    assert names == {'H1', 'H2', 'H3', 'H4', 'overview'}
+    assert names == {'H1', 'H3', 'overview'}
 
 
 def test_incomplete_weights_serve_as_far_as_they_reach(pictures, tmp_path):
@@ -136,6 +137,51 @@ def test_incomplete_weights_serve_as_far_as_they_reach(pictures, tmp_path):
     with pytest.raises(UserError, match=r'layer conv2_1 needs weights that are missing here: '
                                         r'there are conv1_1, pool1$'):  # fmt: skip
         command.main([*words, '--layers=conv2_1'])
+
+
+@pytest.mark.parametrize(
+    ('study', 'files', 'captions'),
+    [
+        ('filters --against=configs/lenet.py:lenet1 --against-dir={lenet}',
+         {'filters1', 'filters2', 'spectra'}, ['all 16 filters', 'power that the stride folds']),
+        ('occlusion --images=2,5 --square=20', {'occlusion1', 'occlusion2'},
+         ['bird2.JPEG', 'a square of 20x20 pixels', 'the probability of the correct class']),
+        ('invariance --images=0-1 --layers=conv1_1,fc7', {'invariance'},
+         ['2 pictures (bird0.JPEG, bird1.JPEG', 'in conv1_1 and fc7', 'correct class']),
+        ('evolution --layers=conv2_1 --maps=0-2', {'conv2_1'},
+         ['at steps 3, 5', 'over 12 images', 'projected to pixels by deconvnet']),
+    ],
+)  # fmt: skip
+def test_the_other_studies(study, files, captions, vgg, lenet, pictures, tmp_path):
+    out = tmp_path / 'out'
+    words = [*study.format(lenet=lenet).split(), *VGG, f'--workdir={vgg}',
+             f'--config.data.dir={pictures}', f'--out={out}']  # fmt: skip
+    assert command.main(words) == 0
+    assert {path.stem for path in out.glob('*.png')} == files
+    page = html.unescape((out / 'index.html').read_text())
+    for caption in captions:
+        assert caption in page
+    for name in files:
+        with Image.open(out / f'{name}.png') as image:
+            assert len(np.unique(np.asarray(image))) > 10
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['figure2'], r"no study 'figure2': choose one of gallery, filters, occlusion, invariance"),
+        (['filters', '--against=configs/vgg.py:A'], r'--against=CONFIG and --against-dir=DIR go'),
+        (['occlusion', '--square=64'], r'--square=64: the images have 48 pixels a side'),
+        (['occlusion', '--images=12'], r'--images=12: folder has images 0 to 11'),
+        (['occlusion', '--layer=conv1'], r"no layer 'conv1' in vgg"),
+        (['invariance', '--maps=3'], r'unrecognized arguments: --maps=3'),
+    ],
+)
+def test_mistakes_in_other_studies(words, message, vgg, pictures, tmp_path):
+    rest = [*VGG, f'--workdir={vgg}', f'--config.data.dir={pictures}', f'--out={tmp_path / "new"}']
+    with pytest.raises(UserError, match=message):
+        command.main([*words[:1], *rest, *words[1:]])
+    assert not list(tmp_path.iterdir())
 
 
 def test_as_a_program():

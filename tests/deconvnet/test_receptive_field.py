@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_arch import commands, configuration
-from cnn_arch.deconvnet import network as networks
+from cnn_arch.deconvnet.network import Network, choose_layers
 from tests.evaluation.common import mesh_of, random_variables
 
 
@@ -14,7 +14,7 @@ def network_of(name, keys=()):
     file, _, variant = name.partition(':')
     config = configuration.load(f'configs/{file}.py:{variant}')
     commands.apply_overrides(config, [tuple(key.split('=')) for key in keys])
-    return networks.Network.create(config, mesh_of(1)), config
+    return Network.create(config, mesh_of(1)), config
 
 
 def spread(network, variables, axis):
@@ -66,6 +66,15 @@ def test_the_published_ones():
     assert fields['conv1'].corner(55) == (2, -2)
     zfnet, _ = network_of('zfnet:a')
     assert zfnet.fields(zfnet.abstract_variables)['conv1'].shape == (7, 7)
+
+
+def test_layers_of_convolutions_are_shown_unless_others_are_named():
+    network, _ = network_of('alexnet:two_tower')
+    variables = network.abstract_variables
+    assert list(choose_layers(network, variables, ())) == [f'conv{k}' for k in range(1, 6)]
+    assert list(choose_layers(network, variables, ['fc6', 'norm1'])) == ['fc6', 'norm1']
+    lenet, _ = network_of('lenet:lenet1')
+    assert list(choose_layers(lenet, lenet.abstract_variables, ())) == ['H1', 'H2', 'H3', 'H4']
 
 
 def test_layers_whose_weights_are_missing_are_not_there():

@@ -9,6 +9,7 @@ import pytest
 from cnn_arch.data.sources import ArraySource
 from cnn_arch.deconvnet import top
 from cnn_arch.deconvnet.pictures import Pictures
+from cnn_arch.deconvnet.subject import Subject
 from cnn_arch.errors import UserError
 from tests.deconvnet.common import random_images, small_config, small_network
 
@@ -22,7 +23,7 @@ def found_by(devices, images, batch):
     config = small_config()
     network, variables = small_network(config, devices)
     layers = {name: network.fields(variables)[name] for name in ('conv1_1', 'conv3_1', 'logits')}
-    found = top.strongest(variables, network, layers, pictures_of(images, config), batch)
+    found = top.strongest(Subject(network, variables, pictures_of(images, config), batch), layers)
     return network, variables, found
 
 
@@ -51,12 +52,14 @@ def test_images_that_do_not_decode_are_left_out_or_stop(caplog):
     network, variables = small_network(config)
     layers = {'conv1_1': network.fields(variables)['conv1_1']}
     with caplog.at_level('INFO'):
-        best = top.strongest(variables, network, layers, pictures_of(images, config), 8)['conv1_1']
+        best = top.strongest(Subject(network, variables, pictures_of(images, config), 8), layers)[
+            'conv1_1'
+        ]
     assert 5 not in best.images
     assert 'left out: random[5]' in caplog.text
     config.data.on_bad_image = 'stop'
     with pytest.raises(UserError, match=r'random\[5\].*on_bad_image=skip'):
-        top.strongest(variables, network, layers, pictures_of(images, config), 8)
+        top.strongest(Subject(network, variables, pictures_of(images, config), 8), layers)
 
 
 def test_fewer_images_than_nine():
@@ -96,7 +99,7 @@ def test_memory_does_not_grow_with_the_stream(monkeypatch):
         live, reading, ahead = [], 0, 0
         gc.collect()
         stream = Stream(pictures_of(images, config).source, config)
-        top.strongest(variables, network, layers, stream, 8)
+        top.strongest(Subject(network, variables, stream, 8), layers)
         assert len(live) == count // 8
         peaks.append((max(live), ahead))
     (short, ahead_short), (long, ahead_long) = peaks
