@@ -2,15 +2,17 @@
 
 Command:   python train.py --config=configs/lenet.py:lenet5 --workdir=DIR --config.data.dir=MNIST
            with the four idx files in the folder MNIST; lenet1 likewise.
-Hardware:  16 minutes (lenet5), 18 minutes (lenet1) on two busy CPU cores, one XLA thread each.
+Hardware:  two CPU cores; LeNet-5 takes 7 minutes of CPU time, LeNet-1 about 18.
 Expected:  test error on MNIST's 10,000 test images (1998, section III, figure 9): LeNet-5 0.95 %,
-           with distortions 0.8 %, LeNet-1 1.7 %. Measured with seed 0, last epoch: LeNet-5 1.12 %,
-           LeNet-1 1.74 %. Neither reaches the paper's figure yet; lenet5_distortions has not been
-           trained to its end.
-Departures: stochastic gradient descent with momentum in mini-batches and a cosine to zero, where
-           the paper has a stochastic diagonal Levenberg-Marquardt method, one image at a time, and
-           five fixed rates. Rates and lengths were chosen on the last 10,000 training images, held
-           out of training; LeNet-1 runs 40 passes for the paper's 30, on USPS.
+           with distortions 0.8 %, LeNet-1 1.7 %. Measured with seed 0, at the last pass: LeNet-5
+           0.94 % (between 0.84 and 0.94 % after each pass from the tenth on), LeNet-1 1.74 %,
+           which misses the paper's figure; lenet5_distortions has not been trained.
+Departures: stochastic gradient descent with momentum in mini-batches where the paper has a
+           stochastic diagonal Levenberg-Marquardt method, one image at a time, and five falling
+           rates. LeNet-5: one constant rate and weight decay; what is tested is the average of the
+           parameters over about the last pass; the paper gives no j for equation 9. LeNet-1: a
+           cosine to zero, 40 passes for the paper's 30, on USPS. Rates, lengths, decay and j were
+           chosen on the last 10,000 training images, held out of training.
 """
 
 import ml_collections
@@ -41,20 +43,24 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
         config.data.mean = (127.5,)  # background -1, ink 1
         config.data.std = (127.5,)
         config.optim.learning_rate = 0.02
+        config.schedule.kind = 'cosine'
         config.train.batch_size = 8
         config.train.epochs = 40.0
     else:
         config.model.name = 'lenet5'
         config.model.variant = 'LeNet-5'
         config.loss.name = 'lenet_map'
+        config.loss.map_j = 8.0
         config.data.mean = (20.0,)  # background -0.1, ink 1.175
         config.data.std = (200.0,)
-        config.optim.learning_rate = 0.001
+        config.optim.learning_rate = 0.0008
+        config.optim.weight_decay = 0.015  # of a loss that sums over 84 units
+        config.optim.polyak_decay = 0.9997
         config.train.batch_size = 16
         config.train.epochs = 20.0
         if variant == 'lenet5_distortions':
             config.data.augment.planar = 1.0
     config.optim.momentum = 0.9
-    config.schedule.kind = 'cosine'
+    config.train.log_every = 250
     config.checkpoint.every = 5000
     return config.lock()
