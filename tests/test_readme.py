@@ -57,3 +57,29 @@ def test_every_variant_named_exists() -> None:
 
     for name in set(re.findall(r'configs/\w+\.py:[\w-]+', README)):
         configuration.load(str(ROOT / name))
+
+
+def test_the_cost_of_dense_evaluation_is_as_stored() -> None:
+    from benchmarks import dense
+
+    stored = json.loads((ROOT / 'benchmarks' / 'results' / 'dense.json').read_text())
+    assert block('dense') == dense.markdown(stored).strip(), (
+        'README.md is stale: python benchmarks/dense.py --markdown=benchmarks/results/dense.json'
+    )
+    # Dense evaluation at three scales costs at most a tenth of 150 crops.
+    cost = {row['label']: row['cpu'] for row in stored['warm']}
+    assert cost['dense, Q = 224, 256, 288'] <= cost['150 crops, Q = 256, 384, 512'] / 10
+
+
+def test_the_sample_is_as_stored() -> None:
+    stored = (ROOT / 'benchmarks' / 'results' / 'resnet50_sample.md').read_text()
+    assert block('resnet50') == stored.strip(), 'README.md is stale: see the command beside it'
+    assert ' of 50,000' in stored
+
+
+def test_every_protocol_and_table_is_named() -> None:
+    from cnn_arch.evaluation.protocols import PROTOCOLS
+
+    section = README.partition('## Evaluation')[2].partition('\n## ')[0]
+    named = set(re.findall(r'`(\w+)`', section))
+    assert named >= PROTOCOLS.keys()
