@@ -37,7 +37,7 @@ def write(
         images = np.stack([images for _, images in columns])
         changes = (np.diff(images, axis=0) != 0).any(0).sum()
         page.picture(
-            name,
+            f'{name}.png',
             tiles.sheet(blocks, labels, len(steps)),
             f'{name}, maps {", ".join(map(str, maps))} (rows) at steps '
             f'{", ".join(f"{step:,}" for step in steps)} (columns): the strongest activation of '

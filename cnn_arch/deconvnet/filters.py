@@ -98,7 +98,7 @@ def write(page: Page, networks: list[Filters]) -> None:
         alive = filters.alive
         labels = [str(m) if alive[m] else f'{m} dead' for m in range(maps)]
         page.picture(
-            f'filters{number}',
+            f'filters{number}.png',
             tiles.sheet(blocks, labels),
             f'{filters.name}: all {maps} filters of the first layer, {h}x{w} pixels, stride '
             f'{filters.stride}, each to full contrast around grey. No images are involved.',
@@ -113,7 +113,7 @@ def write(page: Page, networks: list[Filters]) -> None:
     folds = [(1 / (2 * f.stride), f'half a cycle per stride: {f.name}') for f in networks]
     plots.marks(axes[0, 0], [(f, label) for f, label in folds if f < 0.5])
     page.picture(
-        'spectra',
+        'spectra.png',
         plots.rendered(figure),
         'Power spectrum of the first layer, the mean of its living filters; no images are '
         'involved. Right of its dashed line a network samples its maps too coarsely: what lies '

@@ -19,7 +19,7 @@ from cnn_arch.deconvnet.subject import Subject
 from cnn_arch.deconvnet.top import RANKS, Best
 
 UNITS = 8  # units of one image that are projected at once
-OVERVIEW = 6  # maps of each layer in the overview
+OVERVIEW, OVERVIEW_SIDE = 4, 240  # maps of each layer in the overview, pixels of a 3x3 grid there
 SHOW = ('both', 'projections', 'patches')
 
 
@@ -169,15 +169,12 @@ def write(page: Page, layers: Iterator[Layer], pictures: Pictures, method: str, 
             text = f'{layer.name}: {caption}; receptive field {h}x{w} pixels; {look}.'
             if layer.silent:
                 text += f' {layer.silent} of {len(layer.maps)} maps are not excited by any image.'
-            page.picture(layer.name, tiles.sheet(blocks, labels), text)
+            page.picture(f'{layer.name}.png', tiles.sheet(blocks, labels), text)
             spread = np.unique(np.linspace(0, len(blocks) - 1, OVERVIEW).astype(int))
-            strips.append(
-                tiles.sheet([blocks[i] for i in spread], [labels[i] for i in spread], OVERVIEW)
-            )
+            strips.append(overview_strip([blocks[i] for i in spread], [labels[i] for i in spread]))
             facts.append([layer.name, str(layer.fields.maps), str(len(layer.maps)), f'{h}x{w}',
                           str(layer.silent)])  # fmt: skip
-    overview = _stacked(strips)
-    page.picture('overview', overview, f'Some maps of each layer: {caption}; {look}.')
+    page.picture('overview.jpg', overview(strips), f'Some maps of each layer: {caption}; {look}.')
     page.parts.insert(overview_at, page.parts.pop())
     page.table(
         ['layer', 'maps', 'shown', 'receptive field, pixels', 'not excited by any image'], facts
@@ -196,11 +193,20 @@ def _write_rows(table: Any, layer: Layer, pictures: Pictures) -> None:
             table.writerow([layer.name, m, rank + 1, f'{value:.6g}', key, *corner, height, width])
 
 
-def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
-    result = Image.new(
-        'RGB', (max(s.width for s in strips), sum(s.height for s in strips)), 'white'
-    )
-    top_edge = 0
+def overview_strip(blocks: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:
+    """A layer's row of the overview: blocks of 3x3 grids, reduced where they are large."""
+    height, width = blocks[0].shape[:2]
+    grids = max(1, round(width / height))
+    ratio = min(1.0, grids * OVERVIEW_SIDE / width)
+    size = round(width * ratio), round(height * ratio)
+    reduced = [Image.fromarray(b).resize(size, Image.Resampling.LANCZOS) for b in blocks]
+    return tiles.sheet([np.asarray(picture) for picture in reduced], labels, OVERVIEW)
+
+
+def overview(strips: Sequence[Image.Image]) -> Image.Image:
+    """One strip below the other."""
+    shape = max(strip.width for strip in strips), sum(strip.height for strip in strips)
+    result, top_edge = Image.new('RGB', shape, 'white'), 0
     for strip in strips:
         result.paste(strip, (0, top_edge))
         top_edge += strip.height

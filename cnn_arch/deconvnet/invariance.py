@@ -174,4 +174,4 @@ def write(page: Page, curves: Sequence[Curves], names: Sequence[str], pictures: 
     )
     text += '; right, the probability of the correct class.' if complete else (
         '. Probabilities need the last layers, whose weights are missing here.')  # fmt: skip
-    page.picture('invariance', plots.rendered(figure), text)
+    page.picture('invariance.png', plots.rendered(figure), text)

@@ -154,4 +154,4 @@ def write(
             text += '. Probabilities need the last layers, whose weights are missing here.'
         else:
             text += '; (d) the probability of the correct class; (e) the most probable class.'
-        page.picture(f'occlusion{number}', plots.rendered(figure), text)
+        page.picture(f'occlusion{number}.png', plots.rendered(figure), text)

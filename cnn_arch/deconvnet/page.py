@@ -30,13 +30,9 @@ class Page:
     title: str
     parts: list[str] = dataclasses.field(default_factory=list)
 
-    def picture(self, name: str, image: Image.Image, caption: str) -> None:
-        """Writes `name`.png and shows it with its caption."""
-        image.save(self.folder / f'{name}.png')
-        self.figure(f'{name}.png', caption)
-
-    def figure(self, file: str, caption: str) -> None:
-        """Shows a file of the folder, which links to it at its full size."""
+    def picture(self, file: str, image: Image.Image, caption: str) -> None:
+        """Writes a .png or .jpg file and shows it with its caption, linked to its full size."""
+        image.save(self.folder / file, quality=80)
         self.parts.append(
             f'<figure><a href="{html.escape(file)}"><img src="{html.escape(file)}" '
             f'alt="{html.escape(caption)}"></a><figcaption>{html.escape(caption)}</figcaption>'
