@@ -2,9 +2,9 @@
 (arXiv 1311.2901).
 
 `a` is figure 3; `b` has 512, 1024, 512 maps in layers 3, 4 and 5 (table 1, row b). Every pooling is
-followed by contrast normalisation across maps, where AlexNet normalises before it pools. Switches
-for the deconvnet: `layers.max_pool_with_switches(endpoints['conv1'], **POOL)`, likewise conv2 and
-conv5.
+followed by contrast normalisation across maps, where AlexNet normalises before it pools. The
+deconvnet of section 2.1 is cnn_arch/deconvnet; the switches it goes back by are those of
+`layers.max_pool_with_switches(endpoints['conv1'], **POOL)`, likewise conv2 and conv5.
 
 Figure 3's map sizes (110, 55, 26, 13, 6) from 224x224 need one pixel of padding before conv1, none
 before conv2, and a number of pooling windows that is rounded up (the windows' overhang never wins).

@@ -1,5 +1,7 @@
 """Projections against loops over the paper's own steps, and against PyTorch's hooks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from cnn_arch.deconvnet.projection import project
-from cnn_arch.models import backward, layers
+from cnn_arch.models import backward, googlenet, layers
 from cnn_arch.models.backward import RULES, backward_rule
 from tests.deconvnet.common import random_images, small_config, small_network
 
@@ -209,6 +211,44 @@ def test_the_three_methods_are_pytorchs(rule):
     found = projected(network, variables, image, 'conv3_1', rule, m, place)
     assert np.abs(expected).max() > 1e-2
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_through_inceptions_branches_as_pytorch(rule):
+    """One unit of each branch's part of the concatenation, and of the one that pools."""
+    row = (4, 6, 5, 3, 4, 2)
+    conv = functools.partial(googlenet.convolution, batch_norm=None, train=False, dtype=jnp.float32)
+    module = googlenet.Inception(row, False, conv)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 9, 9, 8)).astype(np.float32)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) * 0.3,
+        jax.eval_shape(module.init, jax.random.key(0), x),
+    )
+    below = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_(True)
+
+    def layer(below, name):
+        kernel = torch.tensor(params['params'][name]['kernel']).permute(3, 2, 0, 1)
+        bias = torch.tensor(params['params'][name]['bias'])
+        y = torch.nn.functional.conv2d(below, kernel, bias, padding=kernel.shape[-1] // 2)
+        return _Rectifier.apply(y, rule)
+
+    y = torch.cat([
+        layer(below, '1x1'),
+        layer(layer(below, '3x3_reduce'), '3x3'),
+        layer(layer(below, '5x5_reduce'), '5x5'),
+        layer(torch.nn.functional.max_pool2d(below, 3, 1, 1), 'pool_proj'),
+    ], dim=1)  # fmt: skip
+    signal = np.zeros((1, 9, 9, 15), np.float32)
+    for m in (2, 6, 10, 14):  # one of each branch
+        signal[0, 4, m % 5 + 2, m] = y[0, m].max().item()
+    with backward_rule(rule):
+        found, pull = jax.vjp(lambda x: module.apply(params, x), jnp.asarray(x))
+    np.testing.assert_allclose(found, y.detach().permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    y.backward(torch.tensor(signal).permute(0, 3, 1, 2))
+    expected = below.grad.permute(0, 2, 3, 1).numpy()
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(pull(jnp.asarray(signal))[0], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_forward_and_training_do_not_change():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_arch import commands, configuration
-from cnn_arch.deconvnet.network import Network, choose_layers
+from cnn_arch import commands, configuration, models
+from cnn_arch.deconvnet.network import NO_DECONVNET, Network, check_method, choose_layers
+from cnn_arch.errors import UserError
 from tests.evaluation.common import mesh_of, random_variables
 
 
@@ -82,3 +83,13 @@ def test_layers_whose_weights_are_missing_are_not_there():
     params = dict(network.abstract_variables['params'])
     del params['conv4']
     assert list(network.fields({'params': params})) == ['conv1', 'pool1', 'conv2', 'pool2', 'conv3']
+
+
+def test_a_deconvnet_is_refused_with_a_reason_where_it_has_no_meaning():
+    have = {'alexnet', 'zfnet', 'vgg', 'googlenet'}
+    assert have == models.MODELS.keys() - NO_DECONVNET.keys()
+    network, _ = network_of('resnet:18')
+    check_method(network, 'gradient')
+    for method in ('deconvnet', 'guided'):
+        with pytest.raises(UserError, match=r'no meaning in resnet: its shortcuts .*=gradient'):
+            check_method(network, method)
