@@ -28,7 +28,7 @@ import pathlib
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, commands, mesh, models
+from cnn_arch import cluster, commands, mesh, models, preflight
 from cnn_arch.data import sources
 from cnn_arch.evaluation import predictions, protocols, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
@@ -53,7 +53,11 @@ def main(argv: list[str]) -> int:
     args, config = commands.parse(parser, argv)
     cluster.join()
 
-    found = trained.find(args.workdir or args.weights, args.step)
+    folder = args.workdir or args.weights
+    (source,) = preflight.run(
+        config, folder, lambda: [sources.open_for(config, 'eval')], writes=False
+    )
+    found = trained.find(folder, args.step)
     found.check(config)
     found.adapt(config, evaluation=True)
     commands.apply_overrides(config, commands.split_overrides(argv)[0])
@@ -61,14 +65,15 @@ def main(argv: list[str]) -> int:
     plan = protocols.resolve(config, args.protocol)
     predictions.check_writable(args.predictions)
     devices = mesh.create_mesh(config.mesh)
-    source = sources.open_for(config, 'eval')
 
     result, kept = measure(found, config, args.protocol, source, devices)
+    stores = [kept]
+    for other in others:
+        settings = members.settings_like(other, config, source)
+        stores.append(measure(other, settings, args.protocol, source, devices)[1])
+    if cluster.process() != 0:
+        return 0  # the first process has the posteriors, and tells
     if others:
-        stores = [kept]
-        for other in others:
-            settings = members.settings_like(other, config, source)
-            stores.append(measure(other, settings, args.protocol, source, devices)[1])
         result = ensemble(stores, plan.protocol, source.complete)
     if args.predictions:
         predictions.write(args.predictions, result, source)
@@ -92,7 +97,7 @@ def measure(
     variables = found.restore(config, devices)
     model = models.build(config.model)
     result = evaluate(model, variables, source, config, devices, protocol, kept)
-    for usage in result.usage:
+    for usage in result.usage if cluster.process() == 0 else ():
         logging.info('%s', usage)
     return result, kept
 

@@ -12,7 +12,7 @@ import argparse
 import pathlib
 import time
 
-from cnn_arch import cluster, commands, mesh, models
+from cnn_arch import cluster, commands, mesh, models, preflight
 from cnn_arch.data import sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
@@ -33,11 +33,15 @@ def main(argv: list[str]) -> int:
     stop = StopRequest(config.checkpoint.grace)
     cluster.join()
     stop.agree()
+    train_source, eval_source = preflight.run(
+        config,
+        args.workdir,
+        lambda: [sources.open_for(config, split) for split in ('train', 'eval')],
+    )
 
     devices = mesh.create_mesh(config.mesh)
     mesh.check_batch('train.batch_size', config.train.batch_size, devices)
     mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
-    train_source, eval_source = (sources.open_for(config, split) for split in ('train', 'eval'))
     plan = steps.plan(config, len(train_source))
     model = models.build(config.model)
     abstract = steps.abstract_state(model, config, devices)

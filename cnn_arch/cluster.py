@@ -67,6 +67,11 @@ def processes() -> int:
     return distributed.global_state.num_processes
 
 
+def process() -> int:
+    """The number of this one."""
+    return distributed.global_state.process_id
+
+
 def post(key: str, value: str) -> None:
     """Lets the other processes read a value under a key."""
     _client().key_value_set(key, value, allow_overwrite=True)
@@ -87,7 +92,7 @@ def tell(key: str, value: str, seconds: float) -> list[str]:
 
     Raises jax.errors.JaxRuntimeError where one does not within that time.
     """
-    post(f'{key}/{distributed.global_state.process_id}', value)
+    post(f'{key}/{process()}', value)
     return [
         _client().blocking_key_value_get(f'{key}/{number}', round(1000 * seconds))
         for number in range(processes())

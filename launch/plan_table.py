@@ -90,28 +90,30 @@ def program(stored: dict[str, Any]) -> Program:
 
 
 def render(topology: str) -> str:
-    """The table in Markdown, from what is stored."""
+    """The table in Markdown, from what is stored; what is not is named."""
     stored = read()
-    entries = [stored[f'{network} on {topology}'] for network in NETWORKS]
-    programs = [program(entry) for entry in entries]
-    dates = sorted({entry['date'] for entry in entries})
-    versions = entries[0]['made_from']
+    keys = {network: f'{network} on {topology}' for network in NETWORKS}
+    entries = {network: stored[key] for network, key in keys.items() if key in stored}
+    missing = [network for network in NETWORKS if network not in entries]
+    latest = max(entries.values(), key=lambda entry: entry['date'])
     caption = (
-        f'Training steps on {topology} ({programs[0].chips} chips), compiled {dates[-1]} with '
-        f'libtpu {versions["libtpu"]} and jax {versions["jax"]}:'
+        f'Training steps on {topology}, compiled until {latest["date"]} with libtpu '
+        f'{latest["made_from"]["libtpu"]} and jax {latest["made_from"]["jax"]}'
+        + (f'; not compiled yet: {", ".join(missing)}:' if missing else ':')
     )
-    return '\n'.join([caption, '', HEADER, *(_row(program) for program in programs)])
+    rows = [_row(network, program(entry)) for network, entry in entries.items()]
+    return '\n'.join([caption, '', HEADER, *rows])
 
 
-def _row(program: Program) -> str:
+def _row(network: str, program: Program) -> str:
     bound = 'compute' if program.compute_seconds > program.memory_seconds else 'memory'
     moved = '; '.join(f'{c.count} {c.kind}, {c.bytes / 2**20:.1f} MiB' for c in program.collectives)
     fits = [
-        f'{program.flops / 1e9:,.1f}', f'{program.traffic / 1e9:,.2f} GB',
+        f'{program.flops / 1e9:,.2f}', f'{program.traffic / 1e9:,.2f} GB',
         f'{program.seconds * 1e3:.2f} ms', bound, f'{program.images_per_second:,.0f}', moved,
     ]  # fmt: skip
     cells = [
-        program.network, f'{program.batch:,}', f'{program.hbm / GIB:.2f} GiB',
+        network, f'{program.batch:,}', f'{program.hbm / GIB:.2f} GiB',
         f'{program.hbm_of_chip / GIB:.0f} GiB',
         *(fits if program.fits else ['does not fit', *[''] * 5]),
     ]  # fmt: skip

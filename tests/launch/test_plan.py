@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from cnn_arch import commands, configuration
+from cnn_arch import commands, configuration, summary
 from cnn_arch.errors import UserError
-from launch import ahead, plan
+from launch import ahead, plan, plan_table
 from launch.chips import CHIPS, GIB
 from tests.shared import ROOT
+from tests.test_readme import block
 
 LENET = str(ROOT / 'configs/lenet.py:lenet5')
 BATCH = 64
@@ -157,3 +158,32 @@ def test_papers_networks_on_pods(
     assert values['flops'] == pytest.approx(3 * 2 * multiply_adds * 8, rel=0.2)
     reduced = {c['kind']: c['bytes'] for c in values['collectives']}
     assert reduced['all-reduce'] >= 4 * parameters
+
+
+def test_stored_plans_are_of_these_configs_and_versions() -> None:
+    """Each stored figure was compiled from the configuration and by the compiler of today."""
+    stored = plan_table.read()
+    assert stored
+    for key, entry in stored.items():
+        network, _, topology = key.partition(' on ')
+        devices = plan_table.program(entry).chips
+        assert entry['made_from'] == plan_table.made_from(plan_table.load(network, devices)), (
+            f'{key}: stale, run python launch/plan.py --table --topology={topology}'
+        )
+
+
+def test_stored_plans_do_the_work_of_their_networks() -> None:
+    """Three times the multiply-adds of the summary: forward, to weights, to inputs (which the
+    first layer does not need; nor is padding multiplied); and the update of the parameters.
+    """
+    for key, entry in plan_table.read().items():
+        program = plan_table.program(entry)
+        config = plan_table.load(key.partition(' on ')[0], program.chips)
+        counted = summary.summarise(key, config)
+        work = 3 * 2 * counted.multiply_adds * program.batch / program.chips
+        assert 0.7 * work <= program.flops <= 1.3 * work + 30 * counted.parameters, key
+        assert program.parameters_whole == 4 * counted.parameters
+
+
+def test_the_table_is_in_the_readme() -> None:
+    assert plan_table.render(plan_table.TOPOLOGY) == block('plan')
