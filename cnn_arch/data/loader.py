@@ -17,6 +17,7 @@ import grain
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
@@ -116,6 +117,8 @@ class TrainingBatches:
         )
         stream = batches.to_iter_dataset(options)
         if config.data.workers:
+            if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which nobody gives
+                flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
         self._stream = stream
 

@@ -140,13 +140,11 @@ def test_threads_do_not_matter_and_waiting_is_counted() -> None:
 WORKERS = """
 import sys
 import numpy as np
-from absl import flags
 from cnn_arch import mesh
 from cnn_arch.data import loader
 from tests.data.test_loader import config_of, source_of
 
 if __name__ == '__main__':
-    flags.FLAGS(sys.argv[:1])
     config = config_of(workers=int(sys.argv[1]))
     batches = loader.TrainingBatches(source_of(), config, mesh.create_mesh(config.mesh), 2, 6)
     for batch in batches:
