@@ -151,6 +151,7 @@ def _recover(workdir: pathlib.Path) -> int | None:
 
 
 def _remove_leftovers(folder: pathlib.Path) -> None:
+    """As far as no thread still writes there."""
     for path in folder.iterdir():
         if not path.name.isdecimal():
             shutil.rmtree(path, ignore_errors=True)
