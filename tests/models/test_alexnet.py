@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_arch import configuration, models
+from cnn_arch import configuration, models, summary
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
 from cnn_arch.models.alexnet import VARIANTS, AlexNet
@@ -73,6 +73,11 @@ def test_parameters(variant):
     assert oracles.count_parameters(build(variant)) == PARAMETERS[variant]
 
 
+def test_multiply_adds_of_one_tower_are_those_that_torchvision_publishes():
+    found = summary.summarise('', configuration.load('configs/alexnet.py:one_tower'))
+    assert round(found.multiply_adds / 1e9, 3) == 0.714
+
+
 def test_the_paper_says_sixty_million():
     # Section 1: "60 million parameters", which is the exact 60.97 million cut off, not rounded.
     assert PARAMETERS['two_tower'] // 10**6 == 60
@@ -109,7 +114,7 @@ def test_neurons_of_figure_2():
 def test_two_tower_equals_pytorch(size, order):
     variables = weights('two_tower')
     x = images(2, size, size)
-    logits, _ = jax.jit(build('two_tower', order=order).apply)(variables, x)
+    logits, _ = oracles.jit(build('two_tower', order=order).apply)(variables, x)
     # At 227 the peer is Caffe's network: no padding.
     peer = two_tower_in_torch(variables, order, padding={224: 3, 227: 0}[size])
     oracles.assert_close(logits, oracles.run_torch(peer, x))
@@ -122,7 +127,7 @@ def test_what_is_compared_depends_on_normalisation_and_its_place():
     x = images(2)
 
     def logits(**options):
-        return np.asarray(jax.jit(model.clone(**options).apply)(variables, x)[0])
+        return np.asarray(oracles.jit(model.clone(**options).apply)(variables, x)[0])
 
     paper = logits()
     for other in ({'lrn_k': 1.0}, {'lrn_alpha': 2e-5}, {'order': 'relu-pool-lrn'}):
@@ -133,7 +138,7 @@ def test_what_is_compared_depends_on_normalisation_and_its_place():
 def test_one_tower_equals_torchvision(size):
     variables = weights('one_tower')
     x = oracles.random_images(2, size, size, 3)
-    logits, _ = jax.jit(build('one_tower').apply)(variables, x)
+    logits, _ = oracles.jit(build('one_tower').apply)(variables, x)
     oracles.assert_close(logits, oracles.run_torch(torchvision_alexnet(variables), x))
 
 
@@ -156,7 +161,7 @@ def test_dense_equals_torchvision_as_convolutions():
             layers.append(layer)
     x = oracles.random_images(1, 287, 323, 3)
     model, converted = dense.to_convolutional(build('one_tower'), variables, 224)
-    scores, _ = jax.jit(model.apply)(converted, x)
+    scores, _ = oracles.jit(model.apply)(converted, x)
     assert scores.shape == (1, 3, 4, 1000)
     theirs = oracles.run_torch(torch.nn.Sequential(*peer.features, *layers), x)
     oracles.assert_close(scores[0].reshape(-1, 1000), theirs[0].reshape(-1, 1000))
@@ -165,9 +170,9 @@ def test_dense_equals_torchvision_as_convolutions():
 def test_dense_of_two_towers_is_the_network_at_its_own_size():
     variables = weights('two_tower')
     x = images(1)
-    logits, _ = jax.jit(build('two_tower').apply)(variables, x)
+    logits, _ = oracles.jit(build('two_tower').apply)(variables, x)
     model, converted = dense.to_convolutional(build('two_tower'), variables, 224)
-    scores, _ = jax.jit(model.apply)(converted, x)
+    scores, _ = oracles.jit(model.apply)(converted, x)
     assert scores.shape == (1, 1, 1, 1000)
     oracles.assert_close(scores[:, 0, 0], logits)
 
@@ -201,11 +206,11 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only(variant):
     variables['params']['fc6']['bias'] += 1
     for name in ('fc7', 'fc8'):
         variables['params'][name]['kernel'] += np.eye(512, dtype=np.float32)
-    train = jax.jit(functools.partial(model.apply, train=True))
+    train = oracles.jit(functools.partial(model.apply, train=True))
     logits, _ = train(variables, images(4), rngs={'dropout': oracles.random_key(0)})
     assert set(np.unique(logits)) == {0.0, 4.0}
     assert abs(np.mean(np.asarray(logits) == 4) - 0.25) < 4 * 0.5 / np.sqrt(logits.size)
-    logits, _ = jax.jit(model.apply)(variables, images(1))
+    logits, _ = oracles.jit(model.apply)(variables, images(1))
     assert (np.asarray(logits) == 1).all()
 
 
@@ -213,7 +218,7 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only(variant):
 def test_initialisation_of_section_5(variant):
     """Normal with mean 0 and deviation 0.01; biases 1 in layers 2, 4, 5, 6, 7, else 0."""
     model = build(variant, fc_units=128)
-    params = jax.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 224, 224, 3)))['params']
+    params = oracles.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 224, 224, 3)))['params']
     for name, layer in params.items():
         kernel = np.asarray(layer['kernel'], np.float64)
         assert abs(kernel.mean()) < 5 * 0.01 / np.sqrt(kernel.size), name

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_arch import configuration, summary
+from cnn_arch import configuration, models, summary
 from cnn_arch.errors import UserError
 from cnn_arch.models import densenet
 from cnn_arch.models.densenet import VARIANTS, DenseNet
@@ -22,6 +22,7 @@ IMAGENET = {
     '264': 33_337_704,
     '161': 28_681_000,
 }
+CIFAR = [label for label in VARIANTS if label not in IMAGENET]
 # One small network of each kind: with the stem and BC, and for CIFAR without.
 SMALL = {
     'BC': {'blocks': [1, 1], 'growth_rate': 8},
@@ -50,7 +51,7 @@ def test_multiply_adds_are_those_that_torchvision_publishes(label, connections):
     assert round(found.multiply_adds / 1e9, 3) == connections
 
 
-@pytest.mark.parametrize('label', [label for label in VARIANTS if label not in densenet.TABLE_1])
+@pytest.mark.parametrize('label', CIFAR)
 def test_parameters_of_table_2(label):
     printed = architectures.PRINTED[f'densenet:{label}'].parameters
     count = oracles.count_parameters(DenseNet(**VARIANTS[label], num_classes=10), 32)
@@ -91,11 +92,11 @@ def fill_in_order(layers, variables, blocks, fill):
 def assert_logits_of_keras(blocks, model, build, sizes):
     variables = oracles.random_variables(model, 32)
     for size in sizes:
-        peer = build(weights=None, input_shape=(*size, 3), classifier_activation=None)
+        peer = oracles.unfilled_keras(build, size)
         layers = [layer for layer in peer.layers if layer.weights]
         fill_in_order(layers, variables, blocks, oracles.fill_keras)
         images = oracles.random_images(2, *size, 3)
-        ours = jax.jit(model.apply)(variables, images)[0]
+        ours = oracles.jit(model.apply)(variables, images)[0]
         oracles.assert_close(ours, oracles.run_keras(peer, images))
 
 
@@ -127,7 +128,7 @@ def test_logits_of_few_layers_are_those_of_keras_applications():
 def test_logits_are_those_of_torchvision(label):
     fields = VARIANTS[label]
     k, blocks = fields['growth_rate'], fields['blocks']
-    peer = oracles.torchvision().models.DenseNet(k, blocks, 2 * k).eval()
+    peer = oracles.unfilled_torch(lambda: oracles.torchvision().models.DenseNet(k, blocks, 2 * k))
     layers = [
         module
         for module in peer.modules()
@@ -138,7 +139,7 @@ def test_logits_are_those_of_torchvision(label):
     fill_in_order(layers, variables, blocks, oracles.fill_torch)
     for size in ((64, 64), (75, 51)):
         images = oracles.random_images(2, *size, 3)
-        ours = jax.jit(model.apply)(variables, images)[0]
+        ours = oracles.jit(model.apply)(variables, images)[0]
         oracles.assert_close(ours, oracles.run_torch(peer, images))
 
 
@@ -202,19 +203,32 @@ def test_with_and_without_b_and_c(bottleneck, compression):
         kept = variables['params']['transition1_conv']['kernel'].shape
         assert kept[3] == int(kept[2] * compression)
         images = oracles.random_images(2, *size, 3)
-        ours = jax.jit(model.apply)(variables, images)[0]
+        ours = oracles.jit(model.apply)(variables, images)[0]
         oracles.assert_close(ours, by_the_paper(variables, images, blocks, bottleneck, stem))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('label', ['plain-L40-k12', 'BC-L100-k12'])
-def test_logits_of_a_network_of_table_2(label):
+@pytest.mark.parametrize('label', CIFAR)
+def test_logits_of_the_networks_of_table_2(label):
     model = DenseNet(**VARIANTS[label], num_classes=10)
     variables = oracles.random_variables(model, 32)
-    images = oracles.random_images(2, 32, 32, 3)
-    ours = jax.jit(model.apply)(variables, images)[0]
-    theirs = by_the_paper(variables, images, model.blocks, model.bottleneck, stem=False)
-    oracles.assert_close(ours, theirs)
+    for size in ((32, 32), (17, 22)):
+        images = oracles.random_images(2, *size, 3)
+        ours = oracles.jit(model.apply)(variables, images)[0]
+        theirs = by_the_paper(variables, images, model.blocks, model.bottleneck, stem=False)
+        oracles.assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('bottleneck', 'compression'), [(False, 1.0), (False, 0.5), (True, 1.0)])
+def test_121_without_b_and_c(bottleneck, compression):
+    model = imagenet('121', bottleneck=bottleneck, compression=compression)
+    variables = oracles.random_variables(model, 64)
+    for size in ((64, 64), (75, 51)):
+        images = oracles.random_images(2, *size, 3)
+        ours = oracles.jit(model.apply)(variables, images)[0]
+        theirs = by_the_paper(variables, images, model.blocks, bottleneck, stem=True)
+        oracles.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
@@ -227,8 +241,14 @@ def test_one_step_changes_every_parameter(kind, dtype):
 
 
 @pytest.mark.slow
-def test_one_step_changes_every_parameter_of_121():
-    loss, changed = oracles.step_changes(imagenet('121'), oracles.random_images(4, 64, 64, 3))
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('label', VARIANTS)
+def test_one_step_changes_every_parameter_of_every_variant(label, dtype):
+    size = 48 if label in IMAGENET else 8  # the last maps are 2x2: every weight is read
+    model = DenseNet(**VARIANTS[label], num_classes=10, dtype=dtype)
+    variables = None if label == '121' else oracles.random_variables(model, size)
+    images = oracles.random_images(4, size, size, 3)
+    loss, changed = oracles.step_changes(model, images, variables=variables)
     assert np.isfinite(loss)
     assert min(changed.values()) > 0, changed
 
@@ -237,19 +257,19 @@ def test_at_test_time_an_image_does_not_depend_on_its_batch_nor_on_chance():
     model = DenseNet([1, 1], 8, num_classes=4, dropout=0.5)
     variables = oracles.random_variables(model, 32)
     images = oracles.random_images(4, 32, 32, 3)
-    apply = jax.jit(model.apply)
+    apply = oracles.jit(model.apply)
     together, alone = apply(variables, images)[0], apply(variables, images[1:2])[0]
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
 
-    @jax.jit
+    @oracles.jit
     def train(key):
         outputs, changes = model.apply(
-            variables, images, train=True, rngs={'dropout': jax.random.key(key)},
+            variables, images, train=True, rngs={'dropout': key},
             mutable=['batch_stats'],
         )  # fmt: skip
         return outputs[0], changes['batch_stats']
 
-    (first, stats), (second, _) = train(0), train(1)
+    (first, stats), (second, _) = (train(oracles.random_key(seed)) for seed in (0, 1))
     assert not np.allclose(first, second)
     for new, old in zip(
         jax.tree.leaves(stats), jax.tree.leaves(variables['batch_stats']), strict=True
@@ -260,7 +280,7 @@ def test_at_test_time_an_image_does_not_depend_on_its_batch_nor_on_chance():
 def test_initialisation_is_that_of_he_et_al():
     model = DenseNet([1, 1], 32, num_classes=500)
     images = jnp.zeros((1, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(3), images)
+    variables = oracles.jit(model.init)(oracles.random_key(3), images)
     flat = jax.tree_util.tree_flatten_with_path(variables['params'])[0]
     for path, value in flat:
         name = path[-1].key
@@ -285,3 +305,30 @@ def test_smallest_image(kind, smallest):
         oracles.abstract_endpoints(model, (smallest - 1, 64))
     with pytest.raises(UserError, match='images of 28x64: this network takes 29x29 pixels or more'):
         oracles.abstract_endpoints(imagenet('121'), (28, 64))
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_recipe(label):
+    """Section 4.2: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/densenet.py:{label}')
+    configuration.validate(config)
+    optim, schedule = config.optim, config.schedule
+    assert (optim.rule, optim.momentum, optim.weight_decay) == ('nesterov', 0.9, 1e-4)
+    assert (optim.learning_rate, schedule.kind, schedule.factor) == (0.1, 'steps', 0.1)
+    train = config.train
+    if label in densenet.TABLE_1:
+        assert models.build(config.model) == imagenet(label)
+        assert (train.batch_size, train.epochs) == (256, 90)
+        assert schedule.boundaries == (30, 60)
+    else:  # 0.2 without augmentation, as here
+        settings = BatchNormSettings(group_size=64)
+        fields = {'num_classes': 10, 'dropout': 0.2, 'batch_norm': settings}
+        assert models.build(config.model) == DenseNet(**VARIANTS[label], **fields)
+        assert (train.batch_size, train.epochs) == (64, 300)
+        assert schedule.boundaries == (0.5 * train.epochs, 0.75 * train.epochs)
+        assert (config.data.augment.crop, config.data.augment.mirror) == ('none', False)
+    with config.unlocked():
+        config.model.options.bottleneck = False
+        config.model.options.compression = 1.0
+    without = models.build(config.model)
+    assert (without.bottleneck, without.compression) == (False, 1.0)

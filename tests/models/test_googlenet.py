@@ -259,8 +259,11 @@ def test_what_is_compared_depends_on_the_normalisation():
     assert np.abs(paper - caffe).max() > 1e-2 * np.abs(paper).max()
 
 
-def naive_in_torch(variables, x):
-    """Figure 2(a) by hand, one operation at a time."""
+MODULES = ('3a', '3b', 'pool', '4a', '4b', '4c', '4d', '4e', 'pool', '5a', '5b')
+
+
+def naive_in_torch(variables, x, modules=MODULES):
+    """Figure 2(a) by hand, one operation at a time; [logits, those of the heads, if trained]."""
 
     def conv(x, path, stride=1):
         tree = functools.reduce(lambda tree, key: tree[key], path.split('/'), variables['params'])
@@ -279,24 +282,53 @@ def naive_in_torch(variables, x):
         branches = [conv(x, f'inception_{name}/{window}') for window in ('1x1', '3x3', '5x5')]
         return torch.cat([*branches, functional.max_pool2d(x, 3, 1, padding=1)], 1)
 
+    def linear(x, path):
+        tree = functools.reduce(lambda tree, key: tree[key], path.split('/'), variables['params'])
+        return x @ torch.tensor(tree['kernel']) + torch.tensor(tree['bias'])
+
+    heads = {'4a': 'loss1', '4d': 'loss2'} if 'loss1' in variables['params'] else {}
     x = norm(pool(conv(x, 'conv1', stride=2)))
     x = pool(norm(conv(conv(x, 'conv2_reduce'), 'conv2')))
-    x = pool(inception(inception(x, '3a'), '3b'))
-    for name in ('4a', '4b', '4c', '4d', '4e'):
-        x = inception(x, name)
-    x = inception(inception(pool(x), '5a'), '5b').mean((2, 3))
-    linear = variables['params']['linear']
-    return x @ torch.tensor(linear['kernel']) + torch.tensor(linear['bias'])
+    outputs = []
+    for name in modules:
+        x = pool(x) if name == 'pool' else inception(x, name)
+        if name in heads:
+            y = conv(functional.avg_pool2d(x, 5, 3), f'{heads[name]}/conv')
+            y = functional.relu(linear(y.permute(0, 2, 3, 1).flatten(1), f'{heads[name]}/fc'))
+            outputs.append(linear(y, f'{heads[name]}/linear'))
+    return torch.stack([linear(x.mean((2, 3)), 'linear'), *outputs])
 
 
-def test_naive_equals_pytorch():
+def test_naive_modules_equal_pytorch(monkeypatch):
+    """To 4a; the whole network, whose maps pile up to thousands, takes its time."""
+    monkeypatch.setattr(googlenet, 'TABLE_1', TABLE_1[:4])
     model = build('naive', auxiliary=False)
     variables = oracles.random_variables(model, 64)
+    peer = functools.partial(naive_in_torch, variables, modules=MODULES[:4])
+    for size in ((64, 64), (49, 66)):
+        x = images(2, *size)
+        logits, _ = oracles.jit(model.apply)(variables, x)
+        oracles.assert_close(logits, oracles.run_torch(peer, x)[0])
+
+
+@pytest.mark.slow
+def test_the_whole_naive_network_equals_pytorch():
+    model = build('naive')
+    variables = oracles.random_variables(model, 64)
+    peer = functools.partial(naive_in_torch, variables)
     for size in ((96, 96), (65, 130)):
         x = images(2, *size)
-        logits, _ = jax.jit(model.apply)(variables, x)  # too slow without optimisation
-        theirs = oracles.run_torch(functools.partial(naive_in_torch, variables), x)
-        oracles.assert_close(logits, theirs)
+        logits, _ = jax.jit(model.apply)(variables, x)
+        lean = {'params': {k: v for k, v in variables['params'].items() if 'loss' not in k}}
+        theirs = oracles.run_torch(functools.partial(naive_in_torch, lean), x)
+        oracles.assert_close(logits, theirs[0])
+    for size in (224, 240):
+        model = build('naive', dropout=0.0, auxiliary_dropout=0.0)
+        x = images(2, size, size)
+        logits, endpoints = jax.jit(functools.partial(model.apply, train=True))(variables, x)
+        ours = logits, endpoints['loss1'], endpoints['loss2']
+        for pair in zip(ours, oracles.run_torch(peer, x), strict=True):
+            oracles.assert_close(*pair)
 
 
 def step(variant, batch_norm, dtype, variables=None):
@@ -379,7 +411,7 @@ def test_the_shares_dropped_in_training():
 def check_initialisation(variant, layers_expected):
     """Caffe's: uniform with variance 1 / fan-in; biases 0.2, none before a softmax."""
     model = build(variant, num_classes=100)
-    params = jax.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 64, 64, 3)))['params']
+    params = oracles.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 64, 64, 3)))['params']
     layers = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         *names, kind = (key.key for key in path)

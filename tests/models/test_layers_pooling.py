@@ -34,7 +34,7 @@ def run(function, settings):
     """Our function on its own random image for each case."""
     images = [oracles.random_images(1, *case[0], 2, seed=i) for i, case in enumerate(settings)]
 
-    @jax.jit
+    @oracles.jit
     def all_at_once(images):
         return [function(x, *case[1:]) for x, case in zip(images, settings, strict=True)]
 

@@ -20,7 +20,7 @@ from cnn_arch.models.layers import BatchNormSettings, SqueezeExcitation
 from cnn_arch.models.senet import SENet
 from cnn_arch.training import schedules
 from tests import oracles
-from tests.models.test_resnet import FAST_KEY, check_he_normal, compare, slow_but, torch_blocks
+from tests.models.test_resnet import check_he_normal, compare, slow_but, torch_blocks
 
 SIZES = [(224, 224), (75, 98)]
 VARIANTS = {**senet.VARIANTS, **bn_inception.VARIANTS}
@@ -125,6 +125,17 @@ def test_map_sizes_of_table_1():
     }
 
 
+def test_units_of_the_gates_of_table_1():
+    """ "fc, [16, 256]" and so on: the units of the two layers of each gate."""
+    params = oracles.abstract_variables(build('se_resnet50'))['params']
+    printed = {2: (16, 256), 3: (32, 512), 4: (64, 1024), 5: (128, 2048)}
+    for stage, count in enumerate(senet.BLOCKS[50], 2):
+        for index in range(1, count + 1):
+            gate = params[f'conv{stage}_{index}']['se']
+            units = tuple(gate[name]['kernel'].shape[1] for name in ('down', 'up'))
+            assert units == printed[stage]
+
+
 def test_map_sizes_of_figure_5():
     """As printed, but for the maps of 4c, 4d and 4e, which do not fit the branches beside them."""
     shapes = oracles.abstract_endpoints(build('bn_inception'))
@@ -151,21 +162,22 @@ def test_map_sizes_of_figure_5():
 # Independent implementations with the same random weights.
 
 
-@pytest.mark.parametrize('reduction', [4, 16])
-def test_squeeze_and_excitation_by_hand(reduction):
-    """Equations 2 to 4, in float64."""
-    layer = SqueezeExcitation(reduction)
+@pytest.mark.parametrize(('reduction', 'use_bias'), [(4, True), (16, True), (16, False)])
+def test_squeeze_and_excitation_by_hand(reduction, use_bias):
+    """Equations 2 to 4, in float64; the journal version has no biases."""
+    layer = SqueezeExcitation(reduction, use_bias)
     x = oracles.random_images(2, 5, 3, 32)
     rng = np.random.default_rng(0)
-    params = {
-        name: {'kernel': rng.normal(size=shape), 'bias': rng.normal(size=shape[1])}
-        for name, shape in (('down', (32, 32 // reduction)), ('up', (32 // reduction, 32)))
-    }
+    down, up = rng.normal(size=(32, 32 // reduction)), rng.normal(size=(32 // reduction, 32))
+    biases = [rng.normal(size=len(w.T)) * use_bias for w in (down, up)]
     squeezed = x.astype(np.float64).mean(axis=(1, 2))
-    hidden = np.maximum(squeezed @ params['down']['kernel'] + params['down']['bias'], 0)
-    gate = 1 / (1 + np.exp(-(hidden @ params['up']['kernel'] + params['up']['bias'])))
-    params32 = jax.tree.map(lambda a: a.astype(np.float32), params)
-    oracles.assert_close(layer.apply({'params': params32}, x), x * gate[:, None, None, :], 1e-5)
+    hidden = np.maximum(squeezed @ down + biases[0], 0)
+    gate = 1 / (1 + np.exp(-(hidden @ up + biases[1])))
+    params = {'down': {'kernel': down}, 'up': {'kernel': up}}
+    if use_bias:
+        params['down']['bias'], params['up']['bias'] = biases
+    params = jax.tree.map(np.float32, params)
+    oracles.assert_close(layer.apply({'params': params}, x), x * gate[:, None, None, :], 1e-5)
 
 
 def random_variables(model):
@@ -208,38 +220,49 @@ def fill_residual(peer, stem, classifier, variables):
         if block.downsample is not None:
             fill(block.downsample[0], path=f'{path}/projection')
             fill(block.downsample[1], path=f'{path}/projection_bn')
-    return functools.partial(oracles.run_torch, peer.eval())
+    return functools.partial(oracles.run_torch, peer)
 
 
-@pytest.mark.parametrize(
-    'label',
-    slow_but(
-        [label for label in senet.VARIANTS if label.startswith('se')],
-        fast=['se_resnet50', 'se_resnext50'],
-    ),
-)
-def test_logits_equal_timms_ports_of_the_authors_networks(label):
+def compare_with_timms_port(label, sizes, blocks=None):
+    """The network, or one of fewer blocks, against timm's port of the authors' network."""
     names = {'se_resnext50': 'seresnext50_32x4d', 'se_resnext101': 'seresnext101_32x4d'}
     name = names.get(label, label.replace('se_resnet', 'seresnet'))
-    peer = getattr(oracles.timm().models.senet, f'legacy_{name}')()
-    model = build(label)
+    build_peer = getattr(oracles.timm().models.senet, f'legacy_{name}')
+    model = build(label) if blocks is None else build(label, blocks=blocks)
+    peer = oracles.unfilled_torch(functools.partial(build_peer, layers=list(model.blocks)))
     variables = random_variables(model)
     if label == 'senet154':
         stem = {f'layer0.{kind}{i}': f'{kind}1_{i}' for kind in ('conv', 'bn') for i in (1, 2, 3)}
     else:
         stem = {'layer0.conv1': 'conv1', 'layer0.bn1': 'bn1'}
     run = fill_residual(peer, stem, peer.last_linear, variables)
-    for size in SIZES:
+    for size in sizes:
         compare(model, run, variables, size)
+
+
+@pytest.mark.parametrize(
+    'label',
+    slow_but(
+        [label for label in senet.VARIANTS if label.startswith('se')],
+        fast=['se_resnet50'],
+    ),
+)
+def test_logits_equal_timms_ports_of_the_authors_networks(label):
+    compare_with_timms_port(label, SIZES)
+
+
+@pytest.mark.parametrize('label', ['se_resnext50', 'senet154'])
+def test_logits_of_one_block_a_stage_equal_timms_ports(label):
+    compare_with_timms_port(label, [(75, 98), (64, 61)], blocks=(1, 1, 1, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('label', ['resnext50', 'resnext101'])
 def test_logits_equal_torchvisions_and_timms_resnext(label):
-    peer = (
-        oracles.torchvision().models.resnext50_32x4d(weights=None)
+    peer = oracles.unfilled_torch(
+        oracles.torchvision().models.resnext50_32x4d
         if label == 'resnext50'
-        else oracles.timm().models.resnet.resnext101_32x4d()
+        else oracles.timm().models.resnet.resnext101_32x4d
     )
     model = build(label)
     variables = random_variables(model)
@@ -263,7 +286,7 @@ def bn_inception_module():
 def bn_inception_peer(variables, gated):
     """The Caffe network with our weights; its concatenations go through gates where `gated`."""
     module = bn_inception_module()
-    peer = module.BNInception()
+    peer = oracles.unfilled_torch(module.BNInception)
     peer.global_pool = torch.nn.AdaptiveAvgPool2d(1)  # for 7x7 there
     rng = np.random.default_rng(7)
 
@@ -300,7 +323,8 @@ def bn_inception_peer(variables, gated):
         if gated:
             path = f'inception_{label}_se'
             channels = variables['params'][path]['down']['kernel'].shape[0]
-            gates.append(oracles.timm().models.senet.SEModule(channels, 16))
+            gate = functools.partial(oracles.timm().models.senet.SEModule, channels, 16)
+            gates.append(oracles.unfilled_torch(gate))
             fill_gate(gates[-1], variables, path)
     if gated:
 
@@ -308,7 +332,6 @@ def bn_inception_peer(variables, gated):
             return remaining.pop(0)(torch.cat(maps, axis))
 
         module.torch = types.SimpleNamespace(cat=cat)  # all that its forward pass takes from torch
-    peer.eval()
 
     def run(images):
         remaining[:] = gates
@@ -327,11 +350,19 @@ def test_logits_equal_the_caffe_bn_inception(label):
     model = build(label)
     variables = oracles.random_variables(model)
     peer, run = bn_inception_peer(variables, gated=label.startswith('se'))
-    for size in ((224, 224), (96, 160)):
-        compare(model, run, variables, size)
+    compare(model, run, variables, (96, 160))
     # Odd maps at 3c, where the Caffe network does not fit together: "same" padding.
     peer.inception_3c_pool = torch.nn.MaxPool2d(3, 2, padding=1)
     compare(model, run, variables, (88, 88))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('label', ['bn_inception', 'se_bn_inception'])
+def test_logits_at_224_equal_the_caffe_bn_inception(label):
+    model = build(label)
+    variables = oracles.random_variables(model)
+    _, run = bn_inception_peer(variables, gated=label.startswith('se'))
+    compare(model, run, variables, (224, 224))
 
 
 # Training.
@@ -340,7 +371,7 @@ def test_logits_equal_the_caffe_bn_inception(label):
 def check_step(label, dtype, own_start=True, **fields):
     model = build(label, dtype=dtype, batch_norm=BatchNormSettings(group_size=4), **fields)
     variables = None if own_start else oracles.random_variables(model)
-    images = oracles.random_images(4, 64, 64, 3)
+    images = oracles.random_images(4, 48, 48, 3)  # conv5's maps are 2x2: every weight is read
     loss, changed = oracles.step_changes(model, images, variables=variables)
     assert np.isfinite(loss)
     assert all(share > 0 for share in changed.values()), changed
@@ -361,17 +392,17 @@ def test_a_step_changes_every_parameter_of_every_variant(label, dtype):
 def test_dropout_and_batch_statistics_are_off_at_test_time():
     model = build('senet154', blocks=(1, 1, 1, 1), width=32, groups=8, stem=(8, 8, 16))
     variables, images = oracles.random_variables(model), oracles.random_images(2, 64, 64, 3)
-    apply = jax.jit(model.apply, static_argnames='train')
+    apply = oracles.jit(model.apply, static_argnames='train')
     test, _ = apply(variables, images)  # without a key for dropout
     np.testing.assert_array_equal(test, apply(variables, images)[0])
 
-    @jax.jit
+    @oracles.jit
     def train(key):
         rngs = {'dropout': key}
         return model.apply(variables, images, train=True, rngs=rngs, mutable=['batch_stats'])
 
-    (a, one), updated = train(jax.random.key(0))
-    (b, other), _ = train(jax.random.key(1))
+    (a, one), updated = train(oracles.random_key(0))
+    (b, other), _ = train(oracles.random_key(1))
     np.testing.assert_array_equal(one['pool5'], other['pool5'])  # no noise before the classifier
     assert np.abs(a - b).max() > 0
     assert np.abs(a - test).max() > 0.1
@@ -384,8 +415,8 @@ def test_dropout_and_batch_statistics_are_off_at_test_time():
 @pytest.mark.parametrize('label', slow_but(['se_resnext50', 'bn_inception'], fast=['se_resnext50']))
 def test_initialisation_is_he_normal(label):
     fields = {} if label == 'bn_inception' else {'blocks': (1, 1, 1, 1)}
-    init = jax.jit(build(label, **fields).init)
-    check_he_normal(init(FAST_KEY, np.zeros((1, 32, 32, 3), np.float32))['params'])
+    init = oracles.jit(build(label, **fields).init)
+    check_he_normal(init(oracles.random_key(0), np.zeros((1, 32, 32, 3), np.float32))['params'])
 
 
 # Sizes.

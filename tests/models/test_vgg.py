@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnn_arch import configuration, models, summary
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
 from cnn_arch.models import vgg
@@ -45,6 +46,14 @@ def test_parameters(variant):
     assert len(oracles.abstract_variables(model)['params']) == WEIGHT_LAYERS[variant]
 
 
+@pytest.mark.parametrize(
+    ('variant', 'published'), [('A', 7.609), ('B', 11.308), ('D', 15.470), ('E', 19.632)]
+)
+def test_multiply_adds_are_those_that_torchvision_publishes(variant, published):
+    found = summary.summarise(variant, configuration.load(f'configs/vgg.py:{variant}'))
+    assert round(found.multiply_adds / 1e9, 3) == published
+
+
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_maps_of_table_1(variant):
     shapes = {k: x.shape[1:] for k, x in oracles.abstract_endpoints(build(variant)).items()}
@@ -60,11 +69,9 @@ def test_where_configuration_c_has_its_1x1_convolutions():
     assert small == ['conv3_3', 'conv4_3', 'conv5_3']
 
 
-def in_keras(variant, variables, size, classes=1000):
-    name = {'D': 'VGG16', 'E': 'VGG19'}[variant]
-    peer = getattr(keras.applications, name)(
-        weights=None, input_shape=(size, size, 3), classes=classes, classifier_activation=None
-    )
+def in_keras(variant, variables, size):
+    build = {'D': keras.applications.VGG16, 'E': keras.applications.VGG19}[variant]
+    peer = oracles.unfilled_keras(build, size)
     theirs = {'fc1': 'fc6', 'fc2': 'fc7', 'predictions': 'fc8'}
     for layer in peer.layers:
         if layer.weights:
@@ -72,7 +79,7 @@ def in_keras(variant, variables, size, classes=1000):
                 '_conv', '_'
             )
             oracles.fill_keras(layer, variables, ours)
-    return peer
+    return functools.partial(oracles.run_keras, peer)
 
 
 @pytest.mark.parametrize('size', [32, 64])
@@ -81,18 +88,22 @@ def test_equals_keras(variant, size):
     model = build(variant, input_size=size)
     variables = oracles.random_variables(model, size)
     x = oracles.random_images(2, size, size, 3)
-    logits, _ = jax.jit(model.apply)(variables, x)
-    oracles.assert_close(logits, in_keras(variant, variables, size)(x))
+    logits, _ = oracles.jit(model.apply)(variables, x)
+    oracles.assert_close(logits, in_keras(variant, variables, (size, size))(x))
+
+
+FULL_SIZES = [(224, 224), (233, 250)]  # fc6 takes a map of 7x7 from both
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('variant', ['D', 'E'])
-def test_equals_keras_at_224(variant):
+def test_the_whole_network_equals_keras(variant):
     model = build(variant)
     variables = oracles.random_variables(model)
-    x = oracles.random_images(2, 224, 224, 3)
-    logits, _ = jax.jit(model.apply)(variables, x)
-    oracles.assert_close(logits, in_keras(variant, variables, 224)(x))
+    for size in FULL_SIZES:
+        x = oracles.random_images(2, *size, 3)
+        logits, _ = oracles.jit(model.apply)(variables, x)
+        oracles.assert_close(logits, in_keras(variant, variables, size)(x))
 
 
 def in_torch(variant, variables, side, fc_units, classes, sliding=False):
@@ -152,13 +163,14 @@ def test_equals_pytorch(variant, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('variant', ['A', 'A-LRN', 'B', 'C'])
-def test_equals_pytorch_at_224(variant):
+def test_the_whole_network_equals_pytorch(variant):
     model = build(variant)
     variables = oracles.random_variables(model)
-    x = images(2, 224)
-    logits, _ = jax.jit(model.apply)(variables, x)
     peer = in_torch(variant, variables, 7, 4096, 1000)
-    oracles.assert_close(logits, oracles.run_torch(peer, x))
+    for size in FULL_SIZES:
+        x = images(2, *size)
+        logits, _ = oracles.jit(model.apply)(variables, x)
+        oracles.assert_close(logits, oracles.run_torch(peer, x))
 
 
 def test_what_is_compared_depends_on_the_normalisation():
@@ -222,9 +234,12 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only():
 
 @pytest.mark.parametrize('variant', ['A', 'B'])
 def test_initialisation(variant):
-    """Section 3.1: A from a normal distribution of deviation 0.01, deeper ones from Glorot's."""
+    """Section 3.1: A from a normal distribution, deeper ones from Glorot's.
+
+    The print gives A's *variance* as 10^-2; that is read as the deviation, as in the authors' code.
+    """
     model = build(variant, input_size=32, fc_units=128)
-    params = jax.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    params = oracles.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 32, 32, 3)))['params']
     assert len(params) == WEIGHT_LAYERS[variant]
     for name, layer in params.items():
         kernel = np.asarray(layer['kernel'], np.float64)
@@ -249,3 +264,29 @@ def test_smallest_size(monkeypatch):
     monkeypatch.setattr(vgg, 'check_size', lambda images, minimum: None)
     with pytest.raises(UserError, match='fc6: a map of 6x7 where the fully connected layer takes'):
         oracles.abstract_endpoints(model, (223, 224))
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_recipe(variant):
+    """Section 3.1: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/vgg.py:{variant}')
+    configuration.validate(config)
+    assert models.build(config.model) == build(variant)
+    assert config.train.batch_size == 256
+    assert config.train.epochs == 74
+    optim = config.optim
+    assert (optim.rule, optim.momentum, optim.weight_decay) == ('momentum', 0.9, 5e-4)
+    assert optim.learning_rate == 0.01
+    schedule = config.schedule
+    assert (schedule.kind, schedule.factor, schedule.drops) == ('plateau', 0.1, 3)
+    assert config.model.options.dropout == 0.5
+    augment = config.data.augment
+    assert (augment.crop, augment.size) == ('isotropic', 224)
+    assert (augment.scale_min, augment.scale_max) == (256, 256)
+    assert (augment.mirror, augment.pca_colour) == (True, 0.1)
+    assert (config.eval.protocol, config.eval.scale) == ('dense', 256)
+
+
+def test_iterations_of_section_3_1():
+    """Training "was stopped after 370K iterations (74 epochs)" of 1.28 million images."""
+    assert round(74 * 1_281_167 / 256, -4) == 370_000

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_arch import configuration, models
 from cnn_arch.errors import UserError
 from cnn_arch.models import xception
 from cnn_arch.models.layers import BatchNormSettings
@@ -37,7 +38,8 @@ def test_figure_5():
     assert 2 + len(convolutions) + len(xception.LAST) == 36  # section 3
     # Two normalisation statistics per map: what Keras counts beyond the trainable parameters.
     stats = oracles.abstract_variables(Xception(), 299)['batch_stats']
-    assert sum(leaf.size for leaf in jax.tree.leaves(stats)) == 54_528
+    extra = sum(leaf.size for leaf in jax.tree.leaves(stats))
+    assert (extra, TRAINABLE + extra) == (54_528, 22_910_480)
 
 
 def fill_keras_xception(peer, variables):
@@ -68,12 +70,10 @@ def test_logits_are_those_of_keras_applications(size):
 
     model = Xception()
     variables = oracles.random_variables(model, 71)
-    peer = keras.applications.Xception(
-        weights=None, input_shape=(*size, 3), classifier_activation=None
-    )
+    peer = oracles.unfilled_keras(keras.applications.Xception, size)
     fill_keras_xception(peer, variables)
     images = oracles.random_images(2, *size, 3)
-    ours = jax.jit(model.apply)(variables, images)[0]
+    ours = oracles.jit(model.apply)(variables, images)[0]
     oracles.assert_close(ours, oracles.run_keras(peer, images))
 
 
@@ -146,7 +146,7 @@ def test_the_options_against_figure_5(intermediate, fc_units, size):
     model = SMALL(intermediate=intermediate, fc_units=fc_units)
     variables = oracles.random_variables(model, size)
     images = oracles.random_images(2, *size, 3)
-    ours = jax.jit(model.apply)(variables, images)[0]
+    ours = oracles.jit(model.apply)(variables, images)[0]
     theirs = by_figure_5(variables, images, model.blocks, model.last, intermediate, fc_units)
     oracles.assert_close(ours, theirs)
 
@@ -158,7 +158,7 @@ def test_variants_against_figure_5(label):
     variables = oracles.random_variables(model, 71)
     for size in ((71, 71), (80, 74)):
         images = oracles.random_images(2, *size, 3)
-        ours = jax.jit(model.apply)(variables, images)[0]
+        ours = oracles.jit(model.apply)(variables, images)[0]
         theirs = by_figure_5(
             variables, images, model.blocks, model.last, model.intermediate, model.fc_units
         )
@@ -182,8 +182,11 @@ def test_one_step_changes_every_parameter(dtype):
 
 
 @pytest.mark.slow
-def test_one_step_changes_every_parameter_of_the_whole():
-    loss, changed = oracles.step_changes(Xception(), oracles.random_images(4, 71, 71, 3))
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('label', VARIANTS)
+def test_one_step_changes_every_parameter_of_every_variant(label, dtype):
+    model = Xception(**VARIANTS[label], dtype=dtype)
+    loss, changed = oracles.step_changes(model, oracles.random_images(4, 71, 71, 3))
     assert np.isfinite(loss)
     assert min(changed.values()) > 0, changed
 
@@ -192,19 +195,19 @@ def test_at_test_time_an_image_does_not_depend_on_its_batch_nor_on_chance():
     model = SMALL()
     variables = oracles.random_variables(model, 31)
     images = oracles.random_images(4, 31, 31, 3)
-    apply = jax.jit(model.apply)
+    apply = oracles.jit(model.apply)
     together, alone = apply(variables, images)[0], apply(variables, images[1:2])[0]
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
 
-    @jax.jit
+    @oracles.jit
     def train(key):
         outputs, changes = model.apply(
-            variables, images, train=True, rngs={'dropout': jax.random.key(key)},
+            variables, images, train=True, rngs={'dropout': key},
             mutable=['batch_stats'],
         )  # fmt: skip
         return outputs[0], changes['batch_stats']
 
-    (first, stats), (second, _) = train(0), train(1)
+    (first, stats), (second, _) = (train(oracles.random_key(seed)) for seed in (0, 1))
     assert not np.allclose(first, second)
     for new, old in zip(
         jax.tree.leaves(stats), jax.tree.leaves(variables['batch_stats']), strict=True
@@ -214,7 +217,7 @@ def test_at_test_time_an_image_does_not_depend_on_its_batch_nor_on_chance():
 
 def test_initialisation_is_glorots():
     model = Xception(blocks=[(64, 128, 'pool')], last=(256,), num_classes=500)
-    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 15, 15, 3)))
+    variables = oracles.jit(model.init)(oracles.random_key(3), jnp.zeros((1, 15, 15, 3)))
     for path, value in jax.tree_util.tree_flatten_with_path(variables['params'])[0]:
         if path[-1].key == 'kernel':
             # Depthwise kernels [3, 3, 1, C]: fan-in 9, fan-out 9 C.
@@ -240,3 +243,17 @@ def test_unknown_intermediate_activation():
 
 def test_default_normalisation_is_the_authors():
     assert Xception().batch_norm == BatchNormSettings(momentum=0.99, epsilon=1e-3)
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_recipe(label):
+    """Sections 4.2 and 4.3: what the paper prints, in the config and in the network it builds."""
+    config = configuration.load(f'{configuration.CONFIGS}/xception.py:{label}')
+    configuration.validate(config)
+    assert models.build(config.model) == Xception(**VARIANTS[label])
+    optim, schedule = config.optim, config.schedule
+    assert (optim.rule, optim.momentum, optim.learning_rate) == ('momentum', 0.9, 0.045)
+    assert (schedule.kind, schedule.factor, schedule.every) == ('exponential', 0.94, 2)
+    assert optim.weight_decay == 1e-5
+    assert 0 < optim.polyak_decay < 1
+    assert (config.model.options.dropout, config.data.augment.size) == (0.5, 299)

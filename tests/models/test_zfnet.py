@@ -91,7 +91,7 @@ def test_equals_pytorch(variant, size):
     model = build(variant, fc_units=256)
     variables = oracles.random_variables(model)
     x = images(2, size, size)
-    logits, _ = jax.jit(model.apply)(variables, x)
+    logits, _ = oracles.jit(model.apply)(variables, x)
     oracles.assert_close(logits, oracles.run_torch(in_torch(variant, variables, 256), x))
 
 
@@ -100,9 +100,11 @@ def test_equals_pytorch(variant, size):
 def test_the_whole_network_equals_pytorch(variant):
     model = build(variant)
     variables = oracles.random_variables(model)
-    x = images(2)
-    logits, _ = jax.jit(model.apply)(variables, x)
-    oracles.assert_close(logits, oracles.run_torch(in_torch(variant, variables, 4096), x))
+    peer = in_torch(variant, variables, 4096)
+    for size in ((224, 224), (231, 238)):
+        x = images(2, *size)
+        logits, _ = oracles.jit(model.apply)(variables, x)
+        oracles.assert_close(logits, oracles.run_torch(peer, x))
 
 
 def test_what_is_compared_depends_on_the_normalisation():
@@ -110,8 +112,8 @@ def test_what_is_compared_depends_on_the_normalisation():
     model = build('a', fc_units=64)
     variables = oracles.random_variables(model)
     x = images(2)
-    paper = np.asarray(jax.jit(model.apply)(variables, x)[0])
-    caffe = jax.jit(model.clone(lrn_alpha=2e-5).apply)(variables, x)[0]
+    paper = np.asarray(oracles.jit(model.apply)(variables, x)[0])
+    caffe = oracles.jit(model.clone(lrn_alpha=2e-5).apply)(variables, x)[0]
     assert np.abs(paper - caffe).max() > 1e-2 * np.abs(paper).max()
 
 
@@ -120,12 +122,12 @@ def test_dense_slides_over_larger_images():
     variables = oracles.random_variables(model)
     sliding, converted = dense.to_convolutional(model, variables, 224)
     x = images(2)
-    logits, _ = jax.jit(model.apply)(variables, x)
-    scores, _ = jax.jit(sliding.apply)(converted, x)
+    logits, _ = oracles.jit(model.apply)(variables, x)
+    scores, _ = oracles.jit(sliding.apply)(converted, x)
     assert scores.shape == (2, 1, 1, 10)
     oracles.assert_close(scores[:, 0, 0], logits)
     larger = images(1, 300, 349)
-    scores, _ = jax.jit(sliding.apply)(converted, larger)
+    scores, _ = oracles.jit(sliding.apply)(converted, larger)
     assert scores.shape == (1, 3, 5, 10)
     theirs = oracles.run_torch(in_torch('a', converted, 64, 10, sliding=True), larger)
     oracles.assert_close(scores.reshape(-1, 10), theirs.reshape(-1, 10))
@@ -134,10 +136,10 @@ def test_dense_slides_over_larger_images():
 def test_switches_say_where_the_maxima_came_from():
     model = build('a', fc_units=64)
     variables = oracles.random_variables(model)
-    _, endpoints = jax.jit(model.apply)(variables, images(2))
+    _, endpoints = oracles.jit(model.apply)(variables, images(2))
     for index in (1, 2, 5):
         before = endpoints[f'conv{index}']
-        pooled, switches = jax.jit(functools.partial(max_pool_with_switches, **POOL))(before)
+        pooled, switches = oracles.jit(functools.partial(max_pool_with_switches, **POOL))(before)
         np.testing.assert_array_equal(pooled, endpoints[f'pool{index}'])
         places = np.asarray(before).reshape(2, -1, before.shape[-1])
         flat = np.asarray(switches).reshape(2, -1, before.shape[-1])
@@ -173,18 +175,18 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only():
     variables['params']['fc6']['bias'] += 1
     for name in ('fc7', 'fc8'):
         variables['params'][name]['kernel'] += np.eye(512, dtype=np.float32)
-    train = jax.jit(functools.partial(model.apply, train=True))
+    train = oracles.jit(functools.partial(model.apply, train=True))
     logits, _ = train(variables, images(4), rngs={'dropout': oracles.random_key(0)})
     assert set(np.unique(logits)) == {0.0, 4.0}
     assert abs(np.mean(np.asarray(logits) == 4) - 0.25) < 4 * 0.5 / np.sqrt(logits.size)
-    logits, _ = jax.jit(model.apply)(variables, images(1))
+    logits, _ = oracles.jit(model.apply)(variables, images(1))
     assert (np.asarray(logits) == 1).all()
 
 
 def test_initialisation_of_section_3():
     """Weights of size 0.01, biases 0."""
     model = build('a', fc_units=128)
-    params = jax.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 224, 224, 3)))['params']
+    params = oracles.jit(model.init)(oracles.random_key(0), jnp.zeros((1, 224, 224, 3)))['params']
     assert set(params) == set(LAYERS)
     for name, layer in params.items():
         kernel = np.asarray(layer['kernel'], np.float64)
