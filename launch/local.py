@@ -132,32 +132,36 @@ class Group:
 
     def wait(self) -> int:
         """Waits for all of them; the exit code of the run."""
-        first, deadline = None, float('inf')
+        failed: list[int] = []  # in the order of their ends
+        deadline = float('inf')
         running = True
         while running:
-            running = any(process.poll() is None for process in self._processes)
-            if first is None and (first := self._failed()) is not None:
+            codes = [process.poll() for process in self._processes]
+            running = None in codes
+            ended = [number for number, code in enumerate(codes) if code and number not in failed]
+            # Of several at a time, a signal is the cause, an error code the effect.
+            ended.sort(key=lambda number: self._processes[number].returncode > 0)
+            if ended and not failed:
                 deadline = time.monotonic() + self._grace
-                self._announce(first)
+            for number in ended:
+                self._announce(number, codes.count(None), deadline)
+            failed += ended
             if time.monotonic() > deadline:
                 self._kill()
+                break
             time.sleep(POLL if running else 0)
         for reader in self._readers:
             reader.join(timeout=5)  # a grandchild may hold the pipe
-        return 0 if first is None else exit_code(self._processes[first].returncode)
+        return exit_code(self._processes[failed[0]].returncode) if failed else 0
 
-    def _failed(self) -> int | None:
-        codes = [process.poll() for process in self._processes]
-        return next((number for number, code in enumerate(codes) if code), None)
-
-    def _announce(self, number: int) -> None:
+    def _announce(self, number: int, running: int, deadline: float) -> None:
         code = self._processes[number].returncode
-        ended = f'was ended by {signal.Signals(-code).name}' if code < 0 else f'ended with {code}'
-        running = sum(process.poll() is None for process in self._processes)
-        self._say(
-            f'process {number} (pid {self._processes[number].pid}) {ended}; '
-            f'{running} still running have {self._grace:g} s to end'
-        )
+        line = f'process {number} (pid {self._processes[number].pid}) '
+        line += f'was ended by {signal.Signals(-code).name}' if code < 0 else f'ended with {code}'
+        if running:
+            seconds = max(0.0, deadline - time.monotonic())
+            line += f'; {running} still running have {seconds:.3g} s to end'
+        self._say(line)
 
     def _kill(self) -> None:
         for number, process in enumerate(self._processes):

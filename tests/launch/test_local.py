@@ -61,6 +61,25 @@ def test_a_killed_process_is_named_with_its_signal() -> None:
     assert 'was ended by SIGKILL' in err
 
 
+def test_every_failure_is_named_and_a_signal_is_the_cause(tmp_path: pathlib.Path) -> None:
+    """Process 0 fails because 1 was killed, and both are found ended at the same look."""
+    marker = tmp_path / 'killed'
+    code, _, err = run(
+        'import pathlib, time\n'
+        f'marker = pathlib.Path({str(marker)!r})\n'
+        'if who == 1: marker.touch(); os.kill(os.getpid(), 9)\n'
+        'while not marker.exists(): pass\n'
+        'if who == 0: time.sleep(0.03); os._exit(1)\n'
+        'time.sleep(1)',
+    )
+    lines = [line for line in err.splitlines() if line.startswith('launch/local.py: process')]
+    assert any('process 0 (pid ' in line and 'ended with 1' in line for line in lines)
+    assert any('process 1 (pid ' in line and 'was ended by SIGKILL' in line for line in lines)
+    assert len(lines) == 2
+    assert 'process 1' in lines[0]
+    assert code == 128 + signal.SIGKILL
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_every_process(number: signal.Signals) -> None:
     handler = (
