@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         if checkpoints.latest is None:
             state = initial.start(steps.create_state(model, config, devices), config, devices)
         else:
-            state = steps.restore_state(checkpoints, abstract)
+            state = steps.restore_state(checkpoints, abstract, devices)
         start = int(state.step)
         batches = TrainingBatches(train_source, config, devices, start, plan.total)
         log = report.Report(args.workdir, config, plan, start, batches)

@@ -177,7 +177,7 @@ def test_a_checkpoint_goes_on_in_any_layout(tmp_path: pathlib.Path) -> None:
         model, config = network('vgg', shard_optimiser)
         abstract = steps.abstract_state(model, config, mesh)
         with checkpoint.opened(tmp_path, config.checkpoint) as checkpoints:
-            restored = steps.restore_state(checkpoints, abstract)
+            restored = steps.restore_state(checkpoints, abstract, mesh)
         for field in dataclasses.fields(state):
             ours, theirs = (
                 jax.tree.leaves(getattr(tree, field.name)) for tree in (state, restored)

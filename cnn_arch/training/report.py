@@ -1,6 +1,7 @@
 """What a run tells while it goes: progress, metrics.jsonl, TensorBoard, the final result."""
 
 import collections
+import math
 import pathlib
 import sys
 import time
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import Diverged
+from cnn_arch.training import checkpoint
 from cnn_arch.training.step import Metrics, Plan, TrainState
 from cnn_arch.training.workdir import MetricsWriter, write_json
 
@@ -36,8 +38,8 @@ class Report:
         self._start = start
         self._writer = MetricsWriter(workdir, start)
         self._window: list[Metrics] = []  # of the steps since the last report
-        self._learning_rate: jax.Array | float = float('nan')
-        self._in_flight: collections.deque[jax.Array] = collections.deque()
+        self._in_flight: collections.deque[Metrics] = collections.deque()
+        self._bad: Metrics | None = None  # of the first step that was not finite
         self._began = self._since = time.monotonic()
         self._evaluating = self._evaluating_since = 0.0  # seconds, not counted as training
         self._last_step, self._waited = start, 0.0
@@ -61,15 +63,15 @@ class Report:
     def step(self, step: int, metrics: Metrics) -> bool:
         """Takes note of a step that is under way; False once a loss was not finite ('stop')."""
         self._window.append(metrics)
-        self._learning_rate = metrics['learning_rate']
-        self._in_flight.append(metrics['finite'])
-        healthy = True
+        self._in_flight.append(metrics)
         # Two steps back: computed by now, so looking does not hold up the device.
         while len(self._in_flight) > (2 if step < self._plan.total else 0):
-            healthy &= bool(self._in_flight.popleft())
+            oldest = self._in_flight.popleft()
+            if self._bad is None and not bool(oldest['finite']):
+                self._bad = oldest
         if step % self._config.train.log_every == 0 or step == self._plan.total:
             self._report(step)
-        return healthy or self._config.train.on_nonfinite == 'skip'
+        return self._bad is None or self._config.train.on_nonfinite == 'skip'
 
     def _report(self, step: int) -> None:
         window = jax.device_get(self._window)
@@ -121,11 +123,13 @@ class Report:
 
     def raise_diverged(self, state: TrainState) -> NoReturn:
         """Ends the run: raises Diverged that names the step, the rate and the last finite loss."""
-        bad = int(state.bad_step)
+        assert self._bad is not None
+        rate, last = float(self._bad['learning_rate']), float(state.good_loss)
+        kept = checkpoint.steps(self._workdir)
         raise Diverged(
-            f'loss or gradient not finite in step {bad + 1:,} at learning rate '
-            f'{float(self._learning_rate):g}; last finite loss '
-            f'{float(state.good_loss):.4g}; the last good checkpoint is kept in {self._workdir}. '
+            f'loss or gradient not finite in step {int(state.bad_step) + 1:,} at learning rate '
+            f'{rate:g}; last finite loss {"none" if math.isnan(last) else f"{last:.4g}"}; '
+            f'last good checkpoint {kept[-1] if kept else "none"} in {self._workdir}. '
             'Lower --config.optim.learning_rate, or leave such updates out: '
             '--config.train.on_nonfinite=skip'
         )

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -123,11 +124,17 @@ def abstract_state(model: nn.Module, config: ml_collections.ConfigDict, mesh: Me
     return state
 
 
-def restore_state(checkpoints: checkpoint.Checkpoints, abstract: TrainState) -> TrainState:
-    """The newest checkpoint as a state of `abstract`'s shapes and shardings."""
+def restore_state(
+    checkpoints: checkpoint.Checkpoints, abstract: TrainState, mesh: Mesh
+) -> TrainState:
+    """The newest checkpoint as a state of `abstract`'s shapes and shardings.
+
+    A bad step ended the run that made it; here it would have `on_nonfinite=stop` leave out every
+    update.
+    """
     assert checkpoints.latest is not None
     model, rest = checkpoints.restore(checkpoints.latest, abstract.model(), abstract.training())
-    return TrainState(**model, **rest)
+    return TrainState(**model, **{**rest, 'bad_step': meshes.replicate(mesh, np.int32(-1))})
 
 
 def after_evaluation(
@@ -210,7 +217,7 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
         accept = finite
         if config.train.on_nonfinite == 'stop':
-            accept &= state.skipped == 0
+            accept &= state.bad_step < 0
 
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)

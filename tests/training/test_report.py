@@ -48,8 +48,8 @@ def made(tmp_path, batches):
         yield make
 
 
-def metrics(loss=2.0, error=50.0, finite=True) -> dict[str, jax.Array]:
-    values = {'loss': loss, 'top1_error': error, 'learning_rate': 0.25}
+def metrics(loss=2.0, error=50.0, rate=0.25, finite=True) -> dict[str, jax.Array]:
+    values = {'loss': loss, 'top1_error': error, 'learning_rate': rate}
     return {**{k: jnp.float32(v) for k, v in values.items()}, 'finite': jnp.asarray(finite)}
 
 
@@ -121,16 +121,19 @@ def test_a_bar_on_a_terminal(clock, made, monkeypatch):
     assert '\n' not in text, 'the next report overwrites it'
 
 
-def test_a_loss_that_is_not_finite(clock, made, capsys):
+def test_a_loss_that_is_not_finite(tmp_path, clock, made, capsys):
     """Seen two steps later, so that the device does not wait; at the end at once."""
-    bad = metrics(loss=float('nan'), finite=False)
+    bad = metrics(loss=float('nan'), rate=0.5, finite=False)
     log = made()
     assert [log.step(step, bad if step == 3 else metrics()) for step in range(1, 6)] == [
         True, True, True, True, False,
     ]  # fmt: skip
-    state = types.SimpleNamespace(bad_step=2, good_loss=1.5)
-    with pytest.raises(Diverged, match=r'in step 3 at learning rate 0.25; last finite loss 1.5;'):
-        log.raise_diverged(state)
+    words = r'in step 3 at learning rate 0.5; last finite loss 1.5; last good checkpoint none in '
+    with pytest.raises(Diverged, match=words):
+        log.raise_diverged(types.SimpleNamespace(bad_step=2, good_loss=1.5))
+    (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
+    with pytest.raises(Diverged, match=r'last finite loss none; last good checkpoint 2 in '):
+        log.raise_diverged(types.SimpleNamespace(bad_step=2, good_loss=float('nan')))
 
     log = made(steps=1)
     assert not log.step(1, bad)
