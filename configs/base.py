@@ -90,7 +90,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule = d()
     config.schedule.kind = 'constant'  # constant, steps, plateau, exponential or cosine
     config.schedule.factor = 0.1  # the rate is multiplied by it at each drop
-    config.schedule.boundaries = ()  # epochs at which it drops (steps)
+    # Epochs at which it drops. Also where a paper waits for a plateau: --config.schedule.kind=steps
+    # --config.schedule.boundaries=30,60 makes the length of a run known beforehand.
+    config.schedule.boundaries = ()
     config.schedule.rates = ()  # the rate after each boundary (steps); () = what factor gives
     config.schedule.every = 0.0  # epochs between drops (exponential, in stairs)
     config.schedule.drops = 3  # drops before training ends (plateau)

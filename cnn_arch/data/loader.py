@@ -51,16 +51,19 @@ class SampleReader:
         self._config = config.data
         # A ConfigDict takes its time at each look, which matters a dozen times per image.
         self._augment = types.SimpleNamespace(**config.data.augment)
-        self.bad_images = 0
 
     def __call__(self, position: int) -> Batch:
         size = len(self._source)
         epoch, place = divmod(position, size)
         index = int(permutation(self._seed, epoch, size)[place])
+        replaced = False
         try:
-            return self._sample(index, position)
+            sample = self._sample(index, position)
         except decode.DecodeError as error:
-            return self._replace(error, position)
+            sample, replaced = self._replacement(error, position), True
+        if self._config.on_bad_image == 'skip':
+            sample['replaced'] = np.asarray(replaced)  # counted in the step, whoever read it
+        return sample
 
     def _sample(self, index: int, position: int) -> Batch:
         example = self._source[index]
@@ -72,13 +75,12 @@ class SampleReader:
         sample['label'] = np.asarray(example.label, np.int32)
         return sample
 
-    def _replace(self, error: decode.DecodeError, position: int) -> Batch:
+    def _replacement(self, error: decode.DecodeError, position: int) -> Batch:
         """With `on_bad_image=skip`, another image, drawn from the seed and the position alone."""
         if self._config.on_bad_image == 'stop':
             raise UserError(
                 f'image {error}; remove it, or go on without it: --config.data.on_bad_image=skip'
             ) from error
-        self.bad_images += 1
         logging.warning('replaced image %s', error)
         for index in generator(self._seed, _REPLACEMENT, position).integers(
             len(self._source), size=100
@@ -105,19 +107,19 @@ class TrainingBatches:
         start: int,
         stop: int,
     ):
-        self.reader = SampleReader(source, config)
+        reader = SampleReader(source, config)
         self.waited = 0.0
         self._mesh = mesh
         self._size = config.train.batch_size
         rows = meshes.host_rows(self._size, mesh)
         steps: grain.MapDataset = grain.MapDataset.range(start, stop)
-        batches = steps.map(functools.partial(host_batch, self.reader, self._size, rows))
+        batches = steps.map(functools.partial(host_batch, reader, self._size, rows))
         options = grain.ReadOptions(
             num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch
         )
         stream = batches.to_iter_dataset(options)
         if config.data.workers:
-            if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which nobody gives
+            if not flags.FLAGS.is_parsed():  # Grain asks for flags of its own, which nobody sets
                 flags.FLAGS.mark_as_parsed()
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(config.data.workers))
         self._stream = stream
@@ -125,17 +127,23 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[dict[str, jax.Array]]:
         ahead: collections.deque[dict[str, jax.Array]] = collections.deque()
         stream = iter(self._stream)
-        while True:
-            started = time.monotonic()
-            batch = next(stream, None)
-            if batch is not None:
-                # One batch is on its way to the devices while the step before it computes.
-                ahead.append(meshes.to_devices(self._mesh, batch, self._size))
-            self.waited += time.monotonic() - started
-            if batch is None or len(ahead) > 1:
-                if not ahead:
-                    return
-                yield ahead.popleft()
+        try:
+            while True:
+                started = time.monotonic()
+                batch = next(stream, None)
+                if batch is not None:
+                    # One batch is on its way to the devices while the step before it computes.
+                    ahead.append(meshes.to_devices(self._mesh, batch, self._size))
+                self.waited += time.monotonic() - started
+                if batch is None or len(ahead) > 1:
+                    if not ahead:
+                        return
+                    yield ahead.popleft()
+        finally:
+            # Ends the workers; the memory they share goes back once nobody holds a batch of it.
+            batch = None
+            ahead.clear()
+            stream.close()
 
 
 def host_batch(reader: SampleReader, size: int, rows: slice, step: int) -> Batch:

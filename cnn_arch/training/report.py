@@ -90,7 +90,7 @@ class Report:
             'images_per_second_per_device': rate / jax.device_count(),
             'input_wait_percent': min(100.0, 100 * (self._batches.waited - self._waited) / seconds),
             'skipped_updates': len(window) * (1 - mean['finite']),
-            'bad_images': self._batches.reader.bad_images,
+            'bad_images': len(window) * mean.get('replaced', 0.0),
         }
         eta = trained / max(step - self._start, 1) * (self._plan.total - step)
         self._since, self._last_step = now, step
@@ -105,6 +105,8 @@ class Report:
         )
         if values['skipped_updates']:
             line += f'  {values["skipped_updates"]:.0f} updates skipped: not finite'
+        if values['bad_images']:
+            line += f'  {values["bad_images"]:.0f} images replaced: they do not decode'
         say(line, live=step / self._plan.total)
 
     def evaluation(self, step: int, result: Any, seconds: float) -> None:

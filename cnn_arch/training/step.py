@@ -174,8 +174,9 @@ def make_train_step(
     """The pure function (state, batch) -> (state, metrics).
 
     Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the batch),
-    learning_rate, finite. An update whose loss or gradient is not finite is left out and counted;
-    with `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
+    learning_rate, finite, with `data.on_bad_image=skip` also replaced (images of the batch). An
+    update whose loss or gradient is not finite is left out and counted; with
+    `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
     """
     optimiser = optimisers.build(config.optim)
     schedule = schedules.learning_rate(config, steps_per_epoch)
@@ -235,6 +236,8 @@ def make_train_step(
             evaluated=state.evaluated,
         )
         metrics = {'loss': loss, 'top1_error': error, 'learning_rate': rate, 'finite': finite}
+        if 'replaced' in batch:
+            metrics['replaced'] = batch['replaced'].sum()
         return state, metrics
 
     return train_step
