@@ -59,6 +59,15 @@ def test_every_variant_named_exists() -> None:
         configuration.load(str(ROOT / name))
 
 
+def test_the_cost_of_input_is_as_stored() -> None:
+    from benchmarks import input as benchmark
+
+    stored = json.loads((ROOT / 'benchmarks' / 'results' / 'input.json').read_text())
+    assert block('input') == benchmark.markdown(stored).strip(), (
+        'README.md is stale: python benchmarks/input.py --markdown=benchmarks/results/input.json'
+    )
+
+
 def test_the_cost_of_dense_evaluation_is_as_stored() -> None:
     from benchmarks import dense
 
