@@ -213,8 +213,9 @@ def test_precise_statistics_are_what_is_saved_and_evaluated(tmp_path: pathlib.Pa
              '--config.data.augment.scale_min=36', '--config.data.augment.scale_max=40',
              '--config.train.batch_size=32', '--config.train.steps=4', '--config.eval.scale=36',
              '--config.eval.protocol=center']  # fmt: skip
-    train(*flags, f'--workdir={tmp_path / "plain"}')
-    train(*flags, f'--workdir={tmp_path / "precise"}', '--config.model.batch_norm.precise=64')
+    for name, images in (('plain', 0), ('precise', 64)):
+        more = f'--config.model.batch_norm.precise={images}'
+        train(*flags, f'--workdir={tmp_path / name}', more)
     lines = (tmp_path / 'precise' / 'metrics.jsonl').read_text().splitlines()
     errors = [json.loads(line).get('validation_top1_error') for line in lines]
     errors = [error for error in errors if error is not None]

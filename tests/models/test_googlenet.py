@@ -314,7 +314,7 @@ def test_naive_modules_equal_pytorch(monkeypatch):
 @pytest.mark.slow
 def test_the_whole_naive_network_equals_pytorch():
     model = build('naive')
-    variables = oracles.random_variables(model, 64)
+    variables = oracles.random_variables(model)
     peer = functools.partial(naive_in_torch, variables)
     for size in ((96, 96), (65, 130)):
         x = images(2, *size)
