@@ -18,7 +18,7 @@ from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
-from cnn_arch.training import checkpoint, report, schedules, workdir
+from cnn_arch.training import checkpoint, curvature, report, schedules, workdir
 from cnn_arch.training import step as steps
 from cnn_arch.training.signals import StopRequest
 from cnn_arch.weights import initial
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     model = models.build(config.model)
     abstract = steps.abstract_state(model, config, devices)
     train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
+    with_curvature = steps.compile_curvature(model, config, devices)
     protocols.resolve(config)  # an impossible protocol ends the run here, not after an epoch
     workdir.open_workdir(args.workdir, config)
 
@@ -74,6 +75,10 @@ def main(argv: list[str]) -> int:
                 state = evaluated(state)  # the run was stopped between this step and that
                 done = done or schedules.plateau_done(state.feedback, config.schedule)
             for batch in () if done else batches:
+                if curvature.wanted(config) and plan.begins_a_pass_at(step):
+                    ahead = -(-curvature.IMAGES // config.train.batch_size)
+                    more = TrainingBatches(train_source, config, devices, step, step + ahead)
+                    state = with_curvature(state, more)
                 state, metrics = train_step(state, batch)
                 step += 1
                 checkpoints.check()

@@ -90,9 +90,21 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 'model.batch_norm.group_size'):  # fmt: skip
         if _leaf(config, key) < 1:
             raise UserError(f'{key} = {_leaf(config, key)}: it must be at least 1')
-    for key in ('train.steps', 'train.eval_every', 'checkpoint.keep_every', 'data.workers', 'seed'):
+    for key in (
+        'train.steps',
+        'train.update_size',
+        'train.eval_every',
+        'checkpoint.keep_every',
+        'data.workers',
+        'seed',
+    ):
         if _leaf(config, key) < 0:
             raise UserError(f'{key} = {_leaf(config, key)}: it must be 0 or more')
+    if config.train.update_size and config.train.batch_size % config.train.update_size:
+        raise UserError(
+            f'train.batch_size = {config.train.batch_size} is not a multiple of '
+            f'train.update_size = {config.train.update_size}'
+        )
     if not config.checkpoint.grace > 0:
         raise UserError(f'checkpoint.grace = {config.checkpoint.grace}: it must be positive')
     if config.train.steps == 0 and not config.train.epochs > 0:

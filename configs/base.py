@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.augment.planar = 0.0  # strength of LeNet-5's planar distortions, 0 = off
 
     config.optim = d()
-    config.optim.rule = 'momentum'  # momentum, nesterov, alexnet or rmsprop
+    config.optim.rule = 'momentum'  # a key of cnn_arch.training.optimisers.RULES
     config.optim.learning_rate = 0.01  # the first one
     config.optim.momentum = 0.9
     config.optim.weight_decay = 0.0  # coupled L2, added to the gradient before momentum
@@ -105,6 +105,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = d()
     config.train.batch_size = 256  # images in a step, over all devices
+    config.train.update_size = 0  # images per update, one update after another; 0 = the whole step
     config.train.epochs = 90.0  # passes over the training set
     config.train.steps = 0  # overrides epochs if not 0
     config.train.log_every = 20  # steps between lines of metrics

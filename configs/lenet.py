@@ -42,10 +42,15 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
         config.loss.name = 'mse'
         config.data.mean = (127.5,)  # background -1, ink 1
         config.data.std = (127.5,)
-        config.optim.learning_rate = 0.02
+        config.optim.rule = 'levenberg_marquardt'
+        config.optim.momentum = 0.0
+        config.optim.learning_rate = 0.001
         config.schedule.kind = 'cosine'
-        config.train.batch_size = 8
-        config.train.epochs = 40.0
+        config.train.batch_size = 250
+        config.train.update_size = 1
+        config.train.epochs = 60.0
+        config.train.log_every = 60
+        config.checkpoint.every = 1200
     else:
         config.model.name = 'lenet5'
         config.model.variant = 'LeNet-5'
@@ -60,7 +65,6 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
         config.train.epochs = 20.0
         if variant == 'lenet5_distortions':
             config.data.augment.planar = 1.0
-    config.optim.momentum = 0.9
-    config.train.log_every = 250
-    config.checkpoint.every = 5000
+        config.train.log_every = 250
+        config.checkpoint.every = 5000
     return config.lock()

@@ -1,4 +1,4 @@
-"""What ReLU and response normalisation do to a signal on its way back, for those who look inside.
+"""What a network's layers do to a signal on its way back, for those who look inside.
 
 Training differentiates: the rule `gradient`. A deconvnet (Zeiler & Fergus 2014, section 2.1) is the
 same way back with two changes, since transposed filters and unpooling by switches are the
@@ -8,12 +8,17 @@ normalization operations when in this reconstruction path" (section 2.1, "Filter
 that not every printing has): normalisation lets the signal pass.
 `guided` (Springenberg et al. 2015, section 3.4) applies ReLU's derivative and rectifies;
 normalisation keeps its derivative.
+
+`curvature` is no picture but LeCun's way to second derivatives (LeCun et al. 1998, appendix C, with
+the Gauss-Newton approximation): what comes down is d2E/dy2, and each layer hands on d2E/dx2 by the
+squares of its weights and of its slopes. Layers that know it use `bilinear` and `scaled_tanh`.
 """
 
 import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,12 +26,14 @@ import jax.numpy as jnp
 
 RULES = ('deconvnet', 'guided', 'gradient')
 
+CURVATURE = 'curvature'
+
 _rule = contextvars.ContextVar('backward rule', default='gradient')
 
 
 @contextlib.contextmanager
 def backward_rule(rule: str) -> Iterator[None]:
-    """Networks that are traced inside follow one of RULES on the way back; forward is unchanged."""
+    """Networks traced inside go back by one of RULES, or CURVATURE; forward is unchanged."""
     token = _rule.set(rule)
     try:
         yield
@@ -72,3 +79,59 @@ def _passed_back(normalise: Callable[[jax.Array], jax.Array], x: jax.Array) -> j
 _passed_back.defvjp(
     lambda normalise, x: (normalise(x), None), lambda normalise, _, signal: (signal,)
 )
+
+
+def bilinear(
+    op: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """`op(x, weights)`, linear in each; the curvature comes back through the squares of both."""
+    return _squared_back(op, x, weights) if _rule.get() == CURVATURE else op(x, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _squared_back(
+    op: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, weights: jax.Array
+) -> jax.Array:
+    return op(x, weights)
+
+
+def _squared_backward(
+    op: Callable[[jax.Array, jax.Array], jax.Array],
+    operands: tuple[jax.Array, jax.Array],
+    curvature: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, weights = operands
+    _, back = jax.vjp(op, x * x, weights * weights)
+    return back(curvature)
+
+
+_squared_back.defvjp(lambda op, x, weights: (op(x, weights), (x, weights)), _squared_backward)
+
+
+def convolution(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, `bilinear`."""
+    return bilinear(
+        lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, *args, **kwargs), x, kernel
+    )
+
+
+def scaled_tanh(x: jax.Array) -> jax.Array:
+    """LeCun's squashing function A tanh(S a), A = 1.7159, S = 2 / 3 (1998, appendix A)."""
+    return _steep_back(x) if _rule.get() == CURVATURE else _scaled_tanh(x)
+
+
+def _scaled_tanh(x: jax.Array) -> jax.Array:
+    return 1.7159 * jnp.tanh(2 / 3 * x)
+
+
+@jax.custom_vjp
+def _steep_back(x: jax.Array) -> jax.Array:
+    return _scaled_tanh(x)
+
+
+def _steep_backward(x: jax.Array, curvature: jax.Array) -> tuple[jax.Array]:
+    _, slope = jax.jvp(_scaled_tanh, (x,), (jnp.ones_like(x),))
+    return (slope * slope * curvature,)
+
+
+_steep_back.defvjp(lambda x: (_scaled_tanh(x), x), _steep_backward)

@@ -275,15 +275,10 @@ class FullyConnected(nn.Module):
                 x, kernel, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
             )
             return y + bias
-        return x @ kernel + bias
+        return backward.bilinear(jnp.matmul, x, kernel) + bias
 
 
 # What the two LeNets share.
-
-
-def scaled_tanh(x: jax.Array) -> jax.Array:
-    """LeCun's squashing function A tanh(S a), A = 1.7159, S = 2 / 3 (1998, appendix A)."""
-    return 1.7159 * jnp.tanh(2 / 3 * x)
 
 
 def lecun_uniform(fan_in: Any) -> nn.initializers.Initializer:
@@ -309,7 +304,7 @@ class Subsampling(nn.Module):
         init = lecun_uniform(4)
         coefficient = self.param('coefficient', init, (x.shape[-1],)).astype(self.dtype)
         bias = self.param('bias', init, (x.shape[-1],)).astype(self.dtype)
-        return coefficient * (4 * avg_pool(x, 2, 2)) + bias
+        return backward.bilinear(jnp.multiply, 4 * avg_pool(x, 2, 2), coefficient) + bias
 
 
 class TableConv(nn.Module):
@@ -335,7 +330,7 @@ class TableConv(nn.Module):
         # One dense convolution with zeros costs less than one small convolution per map.
         dense = jnp.zeros((self.window, self.window, *connected.shape), self.dtype)
         dense = dense.at[:, :, below, here].set(kernel.astype(self.dtype), unique_indices=True)
-        x = jax.lax.conv_general_dilated(
+        x = backward.convolution(
             x.astype(self.dtype), dense, (1, 1), 'VALID',
             dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         )  # fmt: skip

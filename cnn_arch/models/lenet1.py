@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from cnn_arch.errors import UserError
+from cnn_arch.models import backward
 from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
     lecun_uniform,
-    scaled_tanh,
 )
 
 # Table 1: which of H2's four maps (lines) feed which of H3's twelve (columns).
@@ -73,7 +73,8 @@ class LeNet1(nn.Module):
         layers = {
             'H1': nn.Conv(
                 4, (5, 5), padding='VALID', kernel_init=lecun_uniform(25),
-                bias_init=lecun_uniform(25), dtype=self.dtype, name='H1',
+                bias_init=lecun_uniform(25), conv_general_dilated=backward.convolution,
+                dtype=self.dtype, name='H1',
             ),  # [N, 24, 24, 4]
             'H2': Subsampling(dtype=self.dtype, name='H2'),  # [N, 12, 12, 4]
             'H3': TableConv(self.h3_table, dtype=self.dtype, name='H3'),  # [N, 8, 8, 12]
@@ -84,5 +85,5 @@ class LeNet1(nn.Module):
             ),  # [N, classes]
         }  # fmt: skip
         for name, layer in layers.items():
-            x = endpoints[name] = scaled_tanh(layer(x))
+            x = endpoints[name] = backward.scaled_tanh(layer(x))
         return x.astype(jnp.float32), endpoints

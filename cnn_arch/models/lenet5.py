@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_arch.errors import UserError
+from cnn_arch.models import backward
 from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
     lecun_uniform,
-    scaled_tanh,
 )
 
 # Table I: which of S2's six maps (lines) feed which of C3's sixteen (columns).
@@ -103,7 +103,7 @@ class LeNet5(nn.Module):
             ),  # [N, 84]
         }  # fmt: skip
         for name, layer in layers.items():
-            x = endpoints[name] = scaled_tanh(layer(x))
+            x = endpoints[name] = backward.scaled_tanh(layer(x))
         penalties = jnp.square(x.astype(jnp.float32)[:, None] - RBF).sum(axis=2)  # equation 7
         endpoints['output'] = penalties
         return -penalties, endpoints

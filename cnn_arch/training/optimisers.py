@@ -8,16 +8,21 @@ r the learning rate (L2 is coupled: it enters before momentum, so momentum carri
     alexnet    v <- m v - r (g + d w)        w <- w + v                      AlexNet, section 5
     rmsprop    s <- 0.9 s + 0.1 (g + d w)^2
                v <- m v - r (g + d w) / sqrt(s + 1e-10)     w <- w + v      Xception, section 4.3
+    levenberg_marquardt
+               v <- m v + (g + d w) / (0.02 + h)            w <- w - r v    LeNet, 1998, appendix C
 
 AlexNet's rule keeps the rate inside the buffer: after a drop the old, larger steps fade over some
 1 / (1 - m) updates, where `momentum` shrinks at once. With a constant rate the two are the same.
 
 Xception names RMSprop, its momentum and its rate; the decay of s, the epsilon and s = 1 at the
 start are those of TensorFlow's RMSPropOptimizer, with which the paper was made.
+
+h is the second derivative of the loss by w, estimated anew before each pass: see curvature.py. The
+constant 0.02 is the paper's mu (section III-B); the paper has no momentum and no decay.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +33,8 @@ from cnn_arch.errors import UserError
 
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1e-10
+LEVENBERG_MARQUARDT = 'levenberg_marquardt'
+LEVENBERG_MARQUARDT_MU = 0.02
 
 
 def _descend() -> optax.GradientTransformationExtraArgs:
@@ -58,11 +65,36 @@ def _rmsprop(momentum: float) -> list[optax.GradientTransformation]:
     return [normalised, _descend(), optax.trace(momentum)]
 
 
+class Curvature(NamedTuple):
+    """What `levenberg_marquardt` remembers: h, a tree like the parameters, none of it negative."""
+
+    h: Any
+
+
+def with_curvature(optimiser: Any, h: Any) -> Any:
+    """The state of a `levenberg_marquardt` optimiser that goes on with these second derivatives."""
+    return optax.tree.set(optimiser, h=h)
+
+
+def _by_curvature() -> optax.GradientTransformation:
+    def update(updates: Any, state: Curvature, params: Any = None) -> tuple[Any, Curvature]:
+        return jax.tree.map(lambda u, h: u / (LEVENBERG_MARQUARDT_MU + h), updates, state.h), state
+
+    return optax.GradientTransformation(
+        lambda params: Curvature(jax.tree.map(jnp.zeros_like, params)), update
+    )
+
+
+def _levenberg_marquardt(momentum: float) -> list[optax.GradientTransformation]:
+    return [_by_curvature(), optax.trace(momentum), _descend()]
+
+
 RULES: dict[str, Callable[[float], list[optax.GradientTransformation]]] = {
     'momentum': _momentum,
     'nesterov': _nesterov,
     'alexnet': _alexnet,
     'rmsprop': _rmsprop,
+    LEVENBERG_MARQUARDT: _levenberg_marquardt,
 }
 
 

@@ -1,6 +1,7 @@
 """The state of a training run and the pure function that advances it by one batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from cnn_arch import mesh as meshes
 from cnn_arch import models
 from cnn_arch.data import preprocess
-from cnn_arch.training import checkpoint, losses, optimisers, precise_bn, schedules
+from cnn_arch.training import checkpoint, curvature, losses, optimisers, precise_bn, schedules
 
 Metrics = dict[str, jax.Array]
 
@@ -60,6 +61,10 @@ class Plan:
     def evaluates_at(self, step: int) -> bool:
         """At multiples of `eval_every` and at the end."""
         return step > 0 and (step % self.eval_every == 0 or step == self.total)
+
+    def begins_a_pass_at(self, step: int) -> bool:
+        """Whether the training set begins anew, up to a part of a batch."""
+        return step % max(1, round(self.per_epoch)) == 0
 
     def saves_at(self, step: int) -> bool:
         """At multiples of `save_every`."""
@@ -168,14 +173,33 @@ def with_precise_statistics(
     return dataclasses.replace(state, batch_stats=meshes.replicate(mesh, statistics))
 
 
+def compile_curvature(
+    model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh
+) -> Callable[[TrainState, Iterable[dict[str, jax.Array]]], TrainState]:
+    """(state, batches) -> the state whose optimiser has taken second derivatives anew over them."""
+    diagonal = curvature.diagonal(model, config)
+
+    @functools.partial(jax.jit, out_shardings=meshes.replicated(mesh))
+    def of_batch(params: Any, batch: dict[str, jax.Array]) -> Any:
+        return diagonal(params, preprocess.normalise(batch, config.data), batch['label'])
+
+    def with_curvature(state: TrainState, batches: Iterable[dict[str, jax.Array]]) -> TrainState:
+        each = [of_batch(state.params, batch) for batch in batches]
+        h = jax.tree.map(lambda *leaves: sum(leaves) / len(each), *each)
+        return dataclasses.replace(state, optimiser=optimisers.with_curvature(state.optimiser, h))
+
+    return with_curvature
+
+
 def make_train_step(
     model: nn.Module, config: ml_collections.ConfigDict, steps_per_epoch: float
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The pure function (state, batch) -> (state, metrics).
 
-    Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the batch),
-    learning_rate, finite, with `data.on_bad_image=skip` also replaced (images of the batch). An
-    update whose loss or gradient is not finite is left out and counted; with
+    A step is one update from the whole batch; with `train.update_size` it is several, one after
+    another. Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the
+    batch), learning_rate, finite, with `data.on_bad_image=skip` also replaced (images of the
+    batch). An update whose loss or gradient is not finite is left out and counted; with
     `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
     """
     optimiser = optimisers.build(config.optim)
@@ -183,7 +207,7 @@ def make_train_step(
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def loss_of(
-        params: Any, state: TrainState, images: jax.Array, labels: jax.Array
+        params: Any, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         inputs = {'params': params}
         if state.batch_stats:
@@ -192,18 +216,19 @@ def make_train_step(
             inputs,
             images,
             train=True,
-            rngs={'dropout': jax.random.fold_in(dropout_key, state.step)},
+            rngs={'dropout': key},
             mutable=['batch_stats'],
         )
         loss = losses.loss(logits, endpoints, labels, config.loss).mean()
         return loss, (logits, updated.get('batch_stats', {}))
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        images = preprocess.normalise(batch, config.data)
+    def update(
+        state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state, images, batch['label']
+            state.params, state, images, labels, key
         )
-        error = 100 * jnp.mean(jnp.argmax(logits, axis=-1) != batch['label'])
+        error = 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels)
         rate = schedule(state.step, state.feedback)
         updates, optimiser_state = optimiser.update(
             gradients, state.optimiser, state.params, learning_rate=rate
@@ -223,8 +248,8 @@ def make_train_step(
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
 
-        state = TrainState(
-            step=state.step + 1,
+        state = dataclasses.replace(
+            state,
             params=choose(params, state.params),
             batch_stats=choose(batch_stats, state.batch_stats),
             average=choose(average, state.average),
@@ -233,12 +258,31 @@ def make_train_step(
             skipped=state.skipped + jnp.where(finite, 0, 1),
             bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
             good_loss=jnp.where(finite, loss, state.good_loss),
-            evaluated=state.evaluated,
         )
         metrics = {'loss': loss, 'top1_error': error, 'learning_rate': rate, 'finite': finite}
+        return state, metrics
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        images = preprocess.normalise(batch, config.data)
+        labels = batch['label']
+        key = jax.random.fold_in(dropout_key, state.step)
+        if config.train.update_size:
+            count = len(labels) // config.train.update_size
+            parts = jax.tree.map(
+                lambda x: x.reshape(count, -1, *x.shape[1:]), (images, labels)
+            )  # [count, update_size, ...]
+            state, each = jax.lax.scan(
+                lambda state, part: update(state, *part),
+                state,
+                (*parts, jax.random.split(key, count)),
+            )
+            metrics = {name: value.mean(axis=0) for name, value in each.items()}
+            metrics['finite'] = each['finite'].all()
+        else:
+            state, metrics = update(state, images, labels, key)
         if 'replaced' in batch:
             metrics['replaced'] = batch['replaced'].sum()
-        return state, metrics
+        return dataclasses.replace(state, step=state.step + 1), metrics
 
     return train_step
 

@@ -89,6 +89,25 @@ def test_three_updates(by_hand, decay_all):
             np.testing.assert_allclose(ours[group][name], w, rtol=1e-5, atol=1e-6)
 
 
+def test_levenberg_marquardt_divides_by_the_curvature():
+    params, *gradients = problem()
+    rule = optimisers.build(settings(rule='levenberg_marquardt', momentum=0.0, weight_decay=0.0))
+    state = rule.init(params)
+    rng = np.random.default_rng(1)
+    expected = params
+    for gradient, rate in zip(gradients, RATES, strict=True):
+        h = jax.tree.map(lambda p: np.float32(rng.uniform(0, 2, p.shape)), params)
+        state = optimisers.with_curvature(state, h)
+        updates, state = rule.update(gradient, state, params, learning_rate=rate)
+        params = optax.apply_updates(params, updates)
+        expected = jax.tree.map(
+            lambda w, g, h, rate=rate: w - rate / (0.02 + np.float64(h)) * g, expected, gradient, h
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), params, expected
+        )
+
+
 def test_alexnet_is_momentum_until_the_rate_drops():
     """Section 5: v holds r (g + d w); after a drop the buffer still moves at the old rate."""
     params, *gradients = problem()
