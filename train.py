@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
                 state = evaluated(state)  # the run was stopped between this step and that
                 done = done or schedules.plateau_done(state.feedback, config.schedule)
             for batch in () if done else batches:
-                if curvature.wanted(config) and plan.begins_a_pass_at(step):
+                if with_curvature and plan.begins_a_pass_at(step):
                     ahead = -(-curvature.IMAGES // config.train.batch_size)
                     more = TrainingBatches(train_source, config, devices, step, step + ahead)
                     state = with_curvature(state, more)

@@ -44,11 +44,11 @@ def get_config(variant: str = 'lenet5') -> ml_collections.ConfigDict:
         config.data.std = (127.5,)
         config.optim.rule = 'levenberg_marquardt'
         config.optim.momentum = 0.0
-        config.optim.learning_rate = 0.001
+        config.optim.learning_rate = 0.002
         config.schedule.kind = 'cosine'
         config.train.batch_size = 250
         config.train.update_size = 1
-        config.train.epochs = 60.0
+        config.train.epochs = 100.0
         config.train.log_every = 60
         config.checkpoint.every = 1200
     else:

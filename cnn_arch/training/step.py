@@ -175,8 +175,13 @@ def with_precise_statistics(
 
 def compile_curvature(
     model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh
-) -> Callable[[TrainState, Iterable[dict[str, jax.Array]]], TrainState]:
-    """(state, batches) -> the state whose optimiser has taken second derivatives anew over them."""
+) -> Callable[[TrainState, Iterable[dict[str, jax.Array]]], TrainState] | None:
+    """(state, batches) -> the state whose optimiser has taken second derivatives anew over them.
+
+    None where the update rule has no use for them; raises UserError where the network has none.
+    """
+    if not curvature.wanted(config):
+        return None
     diagonal = curvature.diagonal(model, config)
 
     @functools.partial(jax.jit, out_shardings=meshes.replicated(mesh))

@@ -30,7 +30,9 @@ def trained(config: ml_collections.ConfigDict, data: int, count: int) -> steps.T
     source = sources.open_for(config, 'train')
     state = steps.create_state(model, config, devices)
     before = TrainingBatches(source, config, devices, 0, 48 // config.train.batch_size)
-    state = steps.compile_curvature(model, config, devices)(state, before)
+    with_curvature = steps.compile_curvature(model, config, devices)
+    assert with_curvature is not None
+    state = with_curvature(state, before)
     step = steps.compile_train_step(model, config, devices, 1000.0)
     for batch in TrainingBatches(source, config, devices, 0, count):
         state, _ = step(state, batch)
