@@ -5,8 +5,10 @@ import ast
 import difflib
 import logging
 import os
+import signal
 import sys
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +20,13 @@ from cnn_arch.errors import CODES, NOT_WRITTEN, PREEMPTED, UserError, storage_pr
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
-    """Runs `main(argv)` and exits with its code; the errors of `cnn_arch.errors` are one line."""
+    """Runs `main(argv)` and exits with its code; the errors of `cnn_arch.errors` are one line.
+
+    Unless `main` has signal handlers of its own, SIGTERM unwinds it as Ctrl-C does, so that nothing
+    half-written stays; the exit code is 128 + the signal's number.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     # XLA's default f32 convolutions on CPU run at half the speed of the ones this chooses; other
     # platforms ignore the flag. It must stand before JAX starts.
     flags = os.environ.get('XLA_FLAGS', '')
@@ -38,6 +46,10 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     except tuple(CODES) as error:
         print(f'error: {error}', file=sys.stderr)
         code = CODES[type(error)]
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        print(f'ended by {signal.Signals(number).name}', file=sys.stderr)
+        code = 128 + number
     except Exception as error:
         reason = storage_problem(error) if isinstance(error, OSError) else ''
         if not reason:
@@ -50,6 +62,10 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     if code not in (0, PREEMPTED):
         _end_of_several('', code)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _end_of_several(text: str, code: int) -> None:

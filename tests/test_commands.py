@@ -1,10 +1,16 @@
 """The command line: keys, types, the nearest key, exit codes."""
 
+import pathlib
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from cnn_arch import commands
 from cnn_arch.errors import Diverged, UserError
 from configs import base
+from tests.shared import ROOT
 
 
 def overridden(*flags: str):
@@ -72,3 +78,32 @@ def test_programming_errors_keep_their_traceback() -> None:
 
     with pytest.raises(KeyError):
         commands.run(main, [])
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unwinds_and_is_one_line(tmp_path: pathlib.Path, number: signal.Signals) -> None:
+    half = tmp_path / 'half-written'
+    code = f"""
+import pathlib, time
+from cnn_arch import commands
+
+def main(argv):
+    half = pathlib.Path({str(half)!r})
+    try:
+        half.touch()
+        print('ready', flush=True)
+        time.sleep(60)
+    finally:
+        half.unlink()
+
+commands.run(main, [])
+"""
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == f'ended by {number.name}\n'
+    assert not half.exists()
