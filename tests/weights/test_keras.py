@@ -122,6 +122,7 @@ def check_application(
     return record
 
 
+@pytest.mark.filterwarnings('ignore:__array__ implementation')  # Keras' own, when it saves
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'config', 'size', 'module', 'order'),
