@@ -209,7 +209,8 @@ def compare(name: str, pictures: Pictures, tensorflow: TensorFlow, rounds: int) 
 def threads(name: str, pictures: Pictures, rounds: int) -> dict[str, float]:
     """What a second thread of the loader brings."""
     reader = SampleReader(pictures, recipe(name))
-    count = max(1, 4 * len(pictures) // BATCH)
+    # Long enough that the last batch, while which one of two threads has nothing left, is nothing.
+    count = max(1, 16 * len(pictures) // BATCH)
     results: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for turn in range(rounds + 1):
         for number in (1, 2):

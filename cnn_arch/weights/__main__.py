@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int:
         print(record['note'])
     if record['missing']:
         print(f'{len(record["missing"])} tensors are missing, among them {record["missing"][0]}')
-    print(f'python eval.py --config={args.config} --weights={args.to}')
+    program = '-m cnn_arch.deconvnet' if record['missing'] else 'eval.py'
+    print(f'next: python {program} --config={args.config} --weights={args.to}')
     return 0
 
 

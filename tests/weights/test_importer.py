@@ -67,13 +67,16 @@ def convert(
         argv = [str(source), f'--config={config}', f'--to={tmp_path / "to" / "weights"}', *words]
         with pytest.raises(SystemExit) as ended:
             commands.run(weights_command.main, argv)
-        error = capsys.readouterr().err
+        out, error = capsys.readouterr()
         if ended.value.code:
             assert len(error.strip().splitlines()) == 1, error
             assert error.startswith('error: ')
             # Nothing was written, not even in part.
             new = {*tmp_path.rglob('*')} - before
             assert new <= {public.folder()}, new
+        else:
+            program = '-m cnn_arch.deconvnet' if 'tensors are missing' in out else 'eval.py'
+            assert f'next: python {program} --config=' in out
         return ended.value.code or 0, error
 
     return run

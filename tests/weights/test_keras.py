@@ -93,7 +93,7 @@ def check_application(
     import keras
     from keras.src.legacy.saving import legacy_h5_format
 
-    peer = getattr(keras.applications, name)(weights=None)
+    peer = getattr(keras.applications, name)(weights=None, classifier_activation=None)
     rng = np.random.default_rng(0)
     for weight in peer.weights:
         shape = weight.shape
@@ -114,11 +114,7 @@ def check_application(
     pixels = common.random_pixels(2, size, size, 3)
     preprocess = getattr(keras.applications, module).preprocess_input
     theirs = np.asarray(peer.predict_on_batch(preprocess(pixels.astype(np.float32))))
-    ours = common.logits(tmp_path / 'imported', config, pixels).astype(np.float64)
-    theirs = np.log(theirs.astype(np.float64))
-    oracles.assert_close(
-        ours - ours.mean(axis=1, keepdims=True), theirs - theirs.mean(axis=1, keepdims=True)
-    )
+    oracles.assert_close(common.logits(tmp_path / 'imported', config, pixels), theirs)
     return record
 
 
