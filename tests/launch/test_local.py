@@ -63,14 +63,18 @@ def test_a_killed_process_is_named_with_its_signal() -> None:
 
 def test_every_failure_is_named_and_a_signal_is_the_cause(tmp_path: pathlib.Path) -> None:
     """Process 0 fails because 1 was killed, and both are found ended at the same look."""
-    marker = tmp_path / 'killed'
+    pid = tmp_path / 'pid'
     code, _, err = run(
         'import pathlib, time\n'
-        f'marker = pathlib.Path({str(marker)!r})\n'
-        'if who == 1: marker.touch(); os.kill(os.getpid(), 9)\n'
-        'while not marker.exists(): pass\n'
-        'if who == 0: time.sleep(0.03); os._exit(1)\n'
-        'time.sleep(1)',
+        f'pid = pathlib.Path({str(pid)!r})\n'
+        'if who == 1:\n'
+        '    pid.with_suffix(".new").write_text(str(os.getpid()))\n'
+        '    pid.with_suffix(".new").rename(pid)\n'
+        '    os.kill(os.getpid(), 9)\n'
+        'while not pid.exists(): time.sleep(0.001)\n'
+        'stat = pathlib.Path("/proc") / pid.read_text() / "stat"\n'
+        'while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z": pass\n'
+        'if who == 0: os._exit(1)\n',
     )
     lines = [line for line in err.splitlines() if line.startswith('launch/local.py: process')]
     assert any('process 0 (pid ' in line and 'ended with 1' in line for line in lines)
