@@ -105,6 +105,7 @@ def test_input_is_never_the_bottleneck(
     shutil.rmtree(tmp_path)  # a gigabyte of checkpoint
     assert len(steps) == result['step'] == {16: 4, 128: 7}[batch]
     assert [line['bad_images'] for line in steps] == [0] * len(steps)
-    assert max(line['input_wait_percent'] for line in steps) < WAIT, steps
+    # While the first batch is made there is nothing to compute yet.
+    assert max(line['input_wait_percent'] for line in steps[1:]) < WAIT, steps
     assert str(result['images']).split()[0] == '300'
     assert 0 <= result['top5_error'] <= result['top1_error'] <= 100
