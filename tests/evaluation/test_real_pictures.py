@@ -77,7 +77,8 @@ def check(model, variables, config, source, folder: pathlib.Path) -> None:
     assert len(usage.shapes) > 50  # in thousands on ILSVRC's 50,000
     assert len(usage.canvases) <= MOST_COMPILATIONS
     expected = alone(model, variables, config, source)
-    assert np.std(expected, axis=0).max() > 1e-3  # the network tells pictures apart
+    # The network tells pictures apart by far more than what may differ below.
+    assert np.std(expected, axis=0).max() > 10 * TOLERANCE * expected.max()
     assert test_ragged.error(np.asarray(store.posteriors), expected) < TOLERANCE
 
 
