@@ -6,8 +6,8 @@ Hardware:  two CPU cores; LeNet-5 takes 7 minutes of CPU time, LeNet-1 26.
 Expected:  test error on MNIST's 10,000 test images (1998, section III, figure 9): LeNet-5 0.95 %,
            with distortions 0.8 %, LeNet-1 1.7 %. Measured with seed 0, at the last pass, on one
            core on 2026-11-25: LeNet-5 0.86 % (0.82 to 0.91 % after each pass from the tenth on;
-           0.94 % on two cores, which add in another order), LeNet-1 1.63 %. lenet5_distortions
-           has not been trained.
+           0.94 % in an earlier run, on two cores), LeNet-1 1.63 % (1.82 % at half the rate and
+           60 passes). lenet5_distortions has not been trained.
 Departures: LeNet-1: none in the method (1998, appendix C: one image at a time, steps by the
            diagonal of second derivatives, mu = 0.02); one rate that falls as a cosine over 100
            passes where the paper has 30 passes, on USPS. LeNet-5: momentum in mini-batches, one
