@@ -60,6 +60,11 @@ def main(argv: list[str]) -> int:
         log = report.Report(args.workdir, config, plan, start, batches)
         log.begin(model, state, train_source, eval_source, devices)
 
+        def upcoming(images: int) -> TrainingBatches:
+            """The next batches of the stream that hold so many images."""
+            count = -(-images // config.train.batch_size)
+            return TrainingBatches(train_source, config, devices, step, step + count)
+
         def evaluated(state: steps.TrainState) -> steps.TrainState:
             began = time.monotonic()
             variables = steps.variables(state.model())
@@ -76,9 +81,7 @@ def main(argv: list[str]) -> int:
                 done = done or schedules.plateau_done(state.feedback, config.schedule)
             for batch in () if done else batches:
                 if with_curvature and plan.begins_a_pass_at(step):
-                    ahead = -(-curvature.IMAGES // config.train.batch_size)
-                    more = TrainingBatches(train_source, config, devices, step, step + ahead)
-                    state = with_curvature(state, more)
+                    state = with_curvature(state, upcoming(curvature.IMAGES))
                 state, metrics = train_step(state, batch)
                 step += 1
                 checkpoints.check()
@@ -93,9 +96,9 @@ def main(argv: list[str]) -> int:
                 if plan.saves_at(step):
                     checkpoints.save(step, state.model(), state.training())
 
-            precise = -(-config.model.batch_norm.precise // config.train.batch_size)
+            precise = config.model.batch_norm.precise
             if precise and state.batch_stats and not ended:
-                more = TrainingBatches(train_source, config, devices, step, step + precise)
+                more = upcoming(precise)
                 state = steps.with_precise_statistics(state, model, config, devices, more)
                 state = evaluated(state)
             checkpoints.save(step, state.model(), state.training(), wait=True, again=not ended)

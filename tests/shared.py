@@ -1,7 +1,9 @@
 """Where tests find the real pictures and weights that the project does not ship."""
 
+import functools
 import os
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -14,3 +16,14 @@ def shared_data(name: str = '') -> pathlib.Path:
     if not (folder / name).exists():
         pytest.skip(f'{folder / name} is absent: set CNN_ARCH_TEST_DATA to the folder of real data')
     return folder / name
+
+
+@functools.cache
+def transcription() -> dict[str, Any]:
+    """papers.yaml, the papers' numbers as another person read them; skips where it is absent."""
+    import yaml
+
+    path = shared_data().parent / 'papers' / 'papers.yaml'
+    if not path.exists():
+        pytest.skip(f'{path} is absent')
+    return yaml.safe_load(path.read_text())['papers']

@@ -1,7 +1,6 @@
 """The training recipes of the configs against papers.yaml, an independent reading of the papers."""
 
 import argparse
-import functools
 from typing import Any
 
 import ml_collections
@@ -10,7 +9,7 @@ import pytest
 
 from cnn_arch import commands, configuration
 from cnn_arch.training import schedules
-from tests.shared import shared_data
+from tests.shared import transcription
 
 CONFIGS = configuration.CONFIGS
 IMAGENET = 1_281_167
@@ -20,16 +19,6 @@ def load(name: str) -> ml_collections.ConfigDict:
     return configuration.load(str(CONFIGS / f'{name.replace(":", ".py:")}'))
 
 
-@functools.cache
-def papers() -> dict[str, Any]:
-    import yaml
-
-    path = shared_data().parent / 'papers' / 'papers.yaml'
-    if not path.exists():
-        pytest.skip(f'{path} is absent')
-    return yaml.safe_load(path.read_text())['papers']
-
-
 @pytest.mark.parametrize(
     ('name', 'paper'),
     [('alexnet:two_tower', 'alexnet'), ('zfnet:a', 'zfnet'), ('zfnet:b', 'zfnet'),
@@ -37,7 +26,7 @@ def papers() -> dict[str, Any]:
      *((f'vgg:{column}', 'vgg') for column in ('A', 'A-LRN', 'B', 'C', 'D', 'E'))],
 )  # fmt: skip
 def test_batch_rate_momentum_and_decay(name: str, paper: str) -> None:
-    config, printed = load(name), papers()[paper]['training']
+    config, printed = load(name), transcription()[paper]['training']
     assert config.train.batch_size == printed['batch_size']
     assert config.optim.learning_rate == printed['lr_initial']
     assert config.optim.momentum == printed['momentum']
@@ -53,7 +42,7 @@ def test_batch_rate_momentum_and_decay(name: str, paper: str) -> None:
 
 @pytest.mark.parametrize('paper', ['alexnet:two_tower', 'zfnet:a', 'vgg:D', 'resnet:50'])
 def test_the_rate_drops_on_plateau_where_the_paper_says_so(paper: str) -> None:
-    assert 'plateau' in papers()[paper.partition(':')[0]]['training']['lr_policy']
+    assert 'plateau' in transcription()[paper.partition(':')[0]]['training']['lr_policy']
     schedule = load(paper).schedule
     assert (schedule.kind, schedule.factor, schedule.drops) == ('plateau', 0.1, 3)
 
@@ -61,19 +50,19 @@ def test_the_rate_drops_on_plateau_where_the_paper_says_so(paper: str) -> None:
 def test_lengths_printed_in_iterations() -> None:
     vgg, resnet = load('vgg:D'), load('resnet:50')
     steps = vgg.train.epochs * IMAGENET / vgg.train.batch_size
-    assert steps == pytest.approx(papers()['vgg']['training']['iterations'], rel=0.005)
+    assert steps == pytest.approx(transcription()['vgg']['training']['iterations'], rel=0.005)
     assert resnet.train.epochs * IMAGENET / resnet.train.batch_size == pytest.approx(6e5, rel=0.005)
 
 
 def test_alexnet_keeps_the_rate_in_the_buffer_and_zfnet_renormalises() -> None:
-    assert papers()['alexnet']['training']['update_rule'].endswith('w <- w + v')
+    assert transcription()['alexnet']['training']['update_rule'].endswith('w <- w + v')
     assert load('alexnet:two_tower').optim.rule == 'alexnet'
     assert load('zfnet:a').optim.filter_rms == 0.1
-    assert 'whose RMS exceeds 1e-1' in papers()['zfnet']['training']['filter_renorm']
+    assert 'whose RMS exceeds 1e-1' in transcription()['zfnet']['training']['filter_renorm']
 
 
 def test_googlenet() -> None:
-    config, printed = load('googlenet:googlenet'), papers()['googlenet']['training']
+    config, printed = load('googlenet:googlenet'), transcription()['googlenet']['training']
     assert printed['lr_policy'] == 'decrease 4% every 8 epochs'
     schedule = config.schedule
     assert (schedule.kind, schedule.factor, schedule.every) == ('exponential', 0.96, 8.0)
@@ -93,7 +82,7 @@ def test_googlenet() -> None:
 
 @pytest.mark.parametrize('name', ['densenet:121', 'densenet:264'])
 def test_densenet(name: str) -> None:
-    config, printed = load(name), papers()['densenet']['training']
+    config, printed = load(name), transcription()['densenet']['training']
     imagenet = printed['imagenet']
     assert (config.train.epochs, config.train.batch_size) == (90, 256)
     assert (imagenet['epochs'], imagenet['batch_size']) == (90, 256)
@@ -105,7 +94,7 @@ def test_densenet(name: str) -> None:
 
 
 def test_densenet_on_cifar() -> None:
-    config, printed = load('densenet:BC-L100-k12'), papers()['densenet']['training']['cifar']
+    config, printed = load('densenet:BC-L100-k12'), transcription()['densenet']['training']['cifar']
     assert config.train.batch_size == printed['batch_size']
     assert config.train.epochs == printed['epochs'] == 300
     assert config.schedule.boundaries == (150.0, 225.0)  # 50 % and 75 %
@@ -113,7 +102,7 @@ def test_densenet_on_cifar() -> None:
 
 
 def test_xception() -> None:
-    config, printed = load('xception:xception'), papers()['xception']['training']
+    config, printed = load('xception:xception'), transcription()['xception']['training']
     assert config.optim.learning_rate == printed['imagenet']['lr_initial']
     assert config.optim.momentum == printed['imagenet']['momentum']
     assert printed['imagenet']['lr_decay'] == 'x0.94 every 2 epochs'
@@ -124,7 +113,7 @@ def test_xception() -> None:
 
 def test_senet_divides_by_ten_every_thirty_epochs() -> None:
     schedule = load('senet:se_resnet50').schedule
-    assert papers()['senet']['training']['lr_policy'] == '/10 every 30 epochs'
+    assert transcription()['senet']['training']['lr_policy'] == '/10 every 30 epochs'
     assert (schedule.kind, schedule.factor, schedule.every) == ('exponential', 0.1, 30.0)
 
 
@@ -178,7 +167,7 @@ def test_fixed_steps_in_place_of_the_plateau(paper: str) -> None:
 
 def test_resnets_warm_up() -> None:
     """Section 4.2: "0.01 to warm up the training until the training error is below 80%"."""
-    assert papers()['resnet']['cifar_training']['resnet110_warmup'].startswith(
+    assert transcription()['resnet']['cifar_training']['resnet110_warmup'].startswith(
         'lr 0.01 until train error < 80%'
     )
     flags = [f'--config={CONFIGS / "resnet.py:plain34"}', '--config.schedule.warmup_rate=0.01',

@@ -32,8 +32,7 @@ class TrainState:
     average: Any  # Polyak average of params, {} without
     optimiser: Any
     feedback: schedules.Feedback  # what the schedule has learnt from the errors
-    skipped: jax.Array  # int32, updates left out because loss or gradient was not finite
-    bad_step: jax.Array  # int32, the first of them, -1 if none
+    bad_step: jax.Array  # int32, the first whose loss or gradient was not finite, -1 if none
     good_loss: jax.Array  # float32, the last finite loss
     evaluated: jax.Array  # int32, step of the last evaluation that the feedback has seen
 
@@ -102,7 +101,6 @@ def init_state(model: nn.Module, config: ml_collections.ConfigDict) -> TrainStat
         average=params if config.optim.polyak_decay else {},
         optimiser=optimisers.build(config.optim).init(params),
         feedback=schedules.initial_feedback(),
-        skipped=jnp.int32(0),
         bad_step=jnp.int32(-1),
         good_loss=jnp.float32(jnp.nan),
         evaluated=jnp.int32(0),
@@ -260,7 +258,6 @@ def make_train_step(
             average=choose(average, state.average),
             optimiser=choose(optimiser_state, state.optimiser),
             feedback=schedules.warmup_update(state.feedback, error, config.schedule),
-            skipped=state.skipped + jnp.where(finite, 0, 1),
             bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
             good_loss=jnp.where(finite, loss, state.good_loss),
         )

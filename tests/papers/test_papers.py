@@ -1,7 +1,6 @@
 """The published numbers: held against an independent transcription, and every row is runnable."""
 
 import functools
-from typing import Any
 
 import ml_collections
 import pytest
@@ -12,7 +11,7 @@ from cnn_arch.evaluation.tables import set_keys
 from cnn_arch.papers import PAPERS
 from cnn_arch.papers.published import Row
 from cnn_arch.weights.public import PUBLIC
-from tests.shared import shared_data
+from tests.shared import transcription
 
 TABLES = {
     'alexnet': '12',
@@ -24,17 +23,6 @@ TABLES = {
     'xception': '1',
     'senet': '24',
 }
-
-
-@functools.cache
-def transcription() -> dict[str, Any]:
-    """papers.yaml, the papers' numbers as another person read them."""
-    import yaml
-
-    path = shared_data().parent / 'papers' / 'papers.yaml'
-    if not path.exists():
-        pytest.skip(f'{path} is absent')
-    return yaml.safe_load(path.read_text())['papers']
 
 
 def transcribed(paper: str, number: str) -> list[tuple[float | None, float | None]]:
