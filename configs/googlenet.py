@@ -10,6 +10,8 @@ Departures: not printed, hence taken from that replication (BVLC's bvlc_googlene
            0.01, weight decay 2e-4, on weights only, 32 images in a step, at most 10 million steps,
            that is 250 epochs. Its doubled rate for biases is left out. The decay of the Polyak
            average is ours. Synchronous steps in place of asynchronous ones.
+           Howard's distortions end with "random lighting noise similar to" Krizhevsky's, without a
+           figure: Krizhevsky's 0.1.
 Options:   `--config.model.options.batch_norm=True` replaces response normalisation;
            `--config.model.options.auxiliary=False` trains without the side classifiers.
 """
@@ -38,6 +40,7 @@ def get_config(variant: str = 'googlenet') -> ml_collections.ConfigDict:
     config.data.augment.aspect_max = 4 / 3
     config.data.augment.interpolation = 'random'
     config.data.augment.photometric = True
+    config.data.augment.pca_colour = 0.1  # Howard's lighting noise
 
     config.optim.rule = 'momentum'
     config.optim.learning_rate = 0.01

@@ -77,6 +77,7 @@ def test_googlenet() -> None:
     assert (augment.area_min, augment.area_max) == (0.08, 1.0)
     assert (augment.aspect_min, augment.aspect_max) == (3 / 4, 4 / 3)
     assert augment.photometric
+    assert augment.pca_colour == 0.1  # Howard's lighting noise, as Krizhevsky's
     assert augment.interpolation == 'random'
 
 
