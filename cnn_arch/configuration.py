@@ -73,10 +73,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that cannot work together, before anything is compiled."""
     augment = config.data.augment
     scaled = augment.crop in ('isotropic', 'central_square')
-    choices = {
+    choices: dict[str, tuple[Any, ...]] = {
         'train.on_nonfinite': ('stop', 'skip'),
         'data.on_bad_image': ('stop', 'skip'),
-        'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'none'),
+        'data.augment.crop': (
+            'isotropic',
+            'central_square',
+            'random_resized',
+            'random_sized',
+            'none',
+        ),
         'data.augment.interpolation': ('bilinear', 'bicubic', 'random'),
         'data.channels': (1, 3),
     }
@@ -118,6 +124,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f'data.augment.size = {augment.size}: a crop cannot be larger than the smallest '
             f'training scale, data.augment.scale_min = {augment.scale_min}'
+        )
+    if not 0 <= augment.colour_jitter <= 1:
+        raise UserError(
+            f'data.augment.colour_jitter = {augment.colour_jitter}: it must be between 0 and 1'
+        )
+    if augment.colour_jitter and augment.photometric:
+        raise UserError(
+            'data.augment.colour_jitter and data.augment.photometric both change contrast, '
+            'brightness and colour: set one of them to 0 or False'
         )
     for low, high, top in (('area_min', 'area_max', 1.0), ('aspect_min', 'aspect_max', 100.0)):
         if not 0 < augment[low] <= augment[high] <= top:

@@ -6,6 +6,8 @@ wrong types and impossible values are errors before anything is compiled.
 
 import ml_collections
 
+from cnn_arch.models.layers import BatchNormSettings
+
 
 def get_config() -> ml_collections.ConfigDict:
     """The defaults; the papers' configs fill in what differs and lock it."""
@@ -24,10 +26,12 @@ def get_config() -> ml_collections.ConfigDict:
         'float32'  # of the computation: float32 or bfloat16; parameters stay float32
     )
     config.model.options = d()  # fields of the module that a paper's config lets you change
-    config.model.batch_norm = d()
-    config.model.batch_norm.group_size = 32  # images per group of statistics, on any hardware
-    config.model.batch_norm.momentum = 0.9  # share of the old running statistics kept at each step
-    config.model.batch_norm.epsilon = 1e-5
+    config.model.batch_norm = d()  # what a family has of its own stands in its models file
+    # Images per group of statistics, on any hardware: 32.
+    config.model.batch_norm.group_size = BatchNormSettings.group_size
+    # Share of the old running statistics kept at each step: 0.9.
+    config.model.batch_norm.momentum = BatchNormSettings.momentum
+    config.model.batch_norm.epsilon = BatchNormSettings.epsilon  # 1e-5
     config.model.batch_norm.precise = 0  # images to recompute running statistics over at the end
 
     config.loss = d()
@@ -52,13 +56,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.augment = d()
     config.data.augment.size = 224  # pixels, side of the network's input in training
     # isotropic: shorter side to S in [scale_min, scale_max], random window; central_square: the
-    # same from the central square; random_resized: random area and aspect; none: the whole image.
+    # same from the central square; random_resized: random area and aspect; random_sized: the same
+    # as Facebook's Torch code for ResNet draws it; none: the whole image.
     config.data.augment.crop = 'isotropic'
     config.data.augment.scale_min = 256  # pixels, smallest training scale S
     config.data.augment.scale_max = 256  # pixels, largest training scale S
-    config.data.augment.area_min = 0.08  # share of the image's area, random_resized only
+    config.data.augment.area_min = 0.08  # share of the image's area, random_(re)sized only
     config.data.augment.area_max = 1.0
-    config.data.augment.aspect_min = 3 / 4  # width / height, random_resized only
+    config.data.augment.aspect_min = 3 / 4  # width / height, random_(re)sized only
     config.data.augment.aspect_max = 4 / 3
     # bilinear, bicubic, or random (GoogLeNet's: bilinear, area, nearest or cubic); antialiased.
     config.data.augment.interpolation = 'bilinear'
@@ -73,6 +78,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.data.augment.pixel_jitter = 0.0  # grey levels by which R, G and B each move (SENet: 20)
     config.data.augment.photometric = False  # Howard's contrast, brightness, colour in random order
+    # Brightness, contrast and saturation by factors even in 1 +- colour_jitter, in random order
+    # (Facebook's Torch code for ResNet: 0.4); unlike photometric nothing is clipped.
+    config.data.augment.colour_jitter = 0.0
     config.data.augment.rotation = 0.0  # degrees, uniform in [-rotation, rotation]
     config.data.augment.planar = 0.0  # strength of LeNet-5's planar distortions, 0 = off
 
@@ -119,6 +127,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.crop = 0  # pixels, side of a window; 0 = data.augment.size
     config.eval.views = ()  # keys of evaluation.protocols.VIEWS; () = those of the protocol
     config.eval.average = ''  # over a class score map: scores or posteriors; '' = the protocol's
+    config.eval.view_average = ''  # over views: posteriors or scores; '' = the protocol's
     config.eval.mirror = True  # False leaves out mirrored views: for networks trained without
     config.eval.interpolation = 'bilinear'  # or bicubic; antialiased
     config.eval.batch_size = 64  # windows in a step, over all devices; whole images by their area

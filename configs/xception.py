@@ -16,6 +16,7 @@ Departures: not printed, hence ours: 2,048 images in a step (60 GPUs with Incept
 
 import ml_collections
 
+from cnn_arch.models.xception import BATCH_NORM
 from cnn_arch.models.xception import VARIANTS as NETWORKS
 from configs import base
 
@@ -29,8 +30,8 @@ def get_config(variant: str = 'xception') -> ml_collections.ConfigDict:
     config.model.options.dropout = 0.5  # before the classifier
     config.model.options.fc_units = fields.get('fc_units', ())
     config.model.options.intermediate = fields.get('intermediate', 'none')
-    config.model.batch_norm.momentum = 0.99  # this and epsilon: the author's code
-    config.model.batch_norm.epsilon = 1e-3
+    config.model.batch_norm.momentum = BATCH_NORM.momentum
+    config.model.batch_norm.epsilon = BATCH_NORM.epsilon
 
     config.data.mean = (127.5, 127.5, 127.5)
     config.data.std = (127.5, 127.5, 127.5)

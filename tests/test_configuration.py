@@ -5,9 +5,10 @@ import pathlib
 import ml_collections
 import pytest
 
-from cnn_arch import configuration
+from cnn_arch import configuration, models
 from cnn_arch.errors import UserError
-from cnn_arch.models import build
+from cnn_arch.models import build, xception
+from cnn_arch.models.layers import BatchNormSettings
 from configs import base
 
 NAMES = [
@@ -54,3 +55,42 @@ def test_a_file_may_lie_anywhere(tmp_path):
     assert configuration.load(f'{own}:narrow').model.options.fc_units == 64
     with pytest.raises(UserError, match=r"mine.py has no variant 'D': choose one of narrow"):
         configuration.load(f'{own}:D')
+
+
+@pytest.mark.parametrize(
+    ('keys', 'message'),
+    [
+        ({'colour_jitter': 1.5}, 'colour_jitter = 1.5: it must be between 0 and 1'),
+        ({'colour_jitter': -0.4}, 'colour_jitter = -0.4: it must be between 0 and 1'),
+        ({'colour_jitter': 0.4, 'photometric': True}, 'both change contrast'),
+        ({'crop': 'random'}, "crop = 'random': choose one of"),
+    ],
+)
+def test_impossible_augmentation_is_one_line(keys, message):
+    config = configuration.load('configs/vgg.py:D')
+    config.data.augment.update(keys)
+    with pytest.raises(UserError, match=message) as caught:
+        configuration.validate(config)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', NAMES, ids=lambda name: pathlib.Path(name).name)
+def test_batch_normalisation_is_that_of_the_models_file(name):
+    """A network built by hand and one built from its config normalise alike."""
+    config = configuration.load(name).model
+    cls, variants = models.MODELS[config.name]
+    built = build(config)
+    if getattr(built, 'batch_norm', None) is None:
+        return
+    by_hand = cls(**variants[config.variant]).batch_norm
+    for key in ('momentum', 'epsilon'):
+        assert getattr(built.batch_norm, key) == getattr(by_hand, key), key
+
+
+def test_batch_normalisation_has_one_source(monkeypatch):
+    other = BatchNormSettings(momentum=0.5, epsilon=0.25)
+    monkeypatch.setattr(xception, 'BATCH_NORM', other)
+    built = build(configuration.load('configs/xception.py:xception').model)
+    assert (built.batch_norm.momentum, built.batch_norm.epsilon) == (0.5, 0.25)
+    monkeypatch.setattr(BatchNormSettings, 'epsilon', 0.125)
+    assert base.get_config().model.batch_norm.epsilon == 0.125

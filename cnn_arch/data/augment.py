@@ -3,7 +3,7 @@
 The host draws every random number and makes the geometry; the arithmetic on pixel values is left
 to the device (`cnn_arch.data.preprocess`). Order of the draws from the sample's generator, each
 only if its key is on: crop, interpolation, mirror, rotation, planar, PCA colour, pixel jitter,
-photometric.
+photometric, colour jitter.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from cnn_arch.data import decode
 from cnn_arch.data.decode import Box
 from cnn_arch.errors import UserError
 
-# The orders of Howard's contrast (0), brightness (1) and colour (2).
+# The orders of contrast (0), brightness (1) and colour, which Torch calls saturation (2).
 ORDERS = tuple(itertools.permutations(range(3)))
 
 # "random interpolation methods (bilinear, area, nearest neighbor and cubic, with equal
@@ -30,8 +30,9 @@ def train_example(
     """One training sample from encoded bytes or uint8 [H, W, C]; `augment` is config.data.augment.
 
     'image' uint8 [size, size, channels]; with pca_colour or pixel_jitter 'colour' float32 [3], the
-    shift of RGB in grey levels; with photometric 'photometric' float32 [4] (see preprocess). A
-    function of its arguments and the state of `rng` alone; safe in threads. Raises DecodeError.
+    shift of RGB in grey levels; with photometric 'photometric' and with colour_jitter 'jitter',
+    float32 [4] (see preprocess). A function of its arguments and the state of `rng` alone; safe in
+    threads. Raises DecodeError.
     """
     height, width = decode.image_size(image)
     box = crop_box(height, width, rng, augment)
@@ -53,14 +54,17 @@ def train_example(
         pixels = planar.distort(pixels, rng, augment.planar)
     sample = {'image': np.ascontiguousarray(pixels)}
     coloured = augment.pca_colour or augment.pixel_jitter
-    if channels != 3 and (coloured or augment.photometric):
+    if channels != 3 and (coloured or augment.photometric or augment.colour_jitter):
         raise UserError(
-            'data.augment.pca_colour, .pixel_jitter and .photometric need data.channels=3'
+            'data.augment.pca_colour, .pixel_jitter, .photometric and .colour_jitter need '
+            'data.channels=3'
         )
     if coloured:
         sample['colour'] = colour_shift(rng, augment)
     if augment.photometric:
-        sample['photometric'] = photometric_parameters(rng)
+        sample['photometric'] = photometric_parameters(rng, 0.5)
+    if augment.colour_jitter:
+        sample['jitter'] = photometric_parameters(rng, augment.colour_jitter)
     return sample
 
 
@@ -70,9 +74,12 @@ def crop_box(height: int, width: int, rng: np.random.Generator, augment: Any) ->
         return (0.0, 0.0, float(height), float(width))
     if augment.crop == 'random_resized':
         return random_resized_box(height, width, rng, augment)
+    if augment.crop == 'random_sized':
+        return random_sized_box(height, width, rng, augment)
     if augment.crop not in ('isotropic', 'central_square'):
         raise UserError(
-            f'data.augment.crop = {augment.crop!r}: isotropic, central_square, random_resized, none'
+            f'data.augment.crop = {augment.crop!r}: isotropic, central_square, random_resized, '
+            'random_sized, none'
         )
     shorter = int(rng.integers(augment.scale_min, augment.scale_max + 1))
     resized = decode.isotropic_size(height, width, shorter)
@@ -108,6 +115,26 @@ def random_resized_box(height: int, width: int, rng: np.random.Generator, augmen
     box_height = min(height, max(1, round(width / aspect)))
     top, left = (height - box_height) // 2, (width - box_width) // 2
     return (float(top), float(left), float(box_height), float(box_width))
+
+
+def random_sized_box(height: int, width: int, rng: np.random.Generator, augment: Any) -> Box:
+    """The same as Facebook's Torch code for ResNet draws it (`RandomSizedCrop`), which DenseNet's
+    authors used: the aspect evenly between its bounds, then upright or lying with probability 1/2;
+    after ten misses the central square of the shorter side.
+    """
+    for _ in range(10):
+        area = rng.uniform(augment.area_min, augment.area_max) * height * width
+        aspect = rng.uniform(augment.aspect_min, augment.aspect_max)
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if rng.integers(2):
+            box_width, box_height = box_height, box_width
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(rng.integers(height - box_height + 1))
+            left = int(rng.integers(width - box_width + 1))
+            return (float(top), float(left), float(box_height), float(box_width))
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return (float(top), float(left), float(side), float(side))
 
 
 def turned_crop(
@@ -165,7 +192,10 @@ def colour_shift(rng: np.random.Generator, augment: Any) -> np.ndarray:
     return shift.astype(np.float32)
 
 
-def photometric_parameters(rng: np.random.Generator) -> np.ndarray:
-    """Howard 2013: contrast, brightness and colour, by factors from 0.5 to 1.5, in random order."""
-    factors = rng.uniform(0.5, 1.5, 3)
+def photometric_parameters(rng: np.random.Generator, reach: float) -> np.ndarray:
+    """Factors of contrast, brightness and colour, even in 1 +- reach, and their random order.
+
+    Howard 2013 has a reach of 0.5, Facebook's Torch code for ResNet one of 0.4.
+    """
+    factors = rng.uniform(1 - reach, 1 + reach, 3)
     return np.array([*factors, rng.integers(len(ORDERS))], np.float32)

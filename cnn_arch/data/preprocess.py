@@ -15,21 +15,24 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow's grey is
 
 
 def normalise(batch: dict[str, Any], data: Any) -> Array:
-    """uint8 [N, H, W, C] -> float32 [N, H, W, C]: photometric, + colour shift, - mean, / std."""
+    """uint8 [N, H, W, C] -> float32 [N, H, W, C]: colours, + colour shift, - mean, / std."""
     images = jnp.asarray(batch['image'], jnp.float32)
     if 'photometric' in batch:
         images = photometric(images, batch['photometric'])
+    if 'jitter' in batch:
+        images = photometric(images, batch['jitter'], clip=False)
     if 'colour' in batch:
         images = images + batch['colour'][:, None, None, :]
     return (images - jnp.asarray(data.mean, jnp.float32)) / jnp.asarray(data.std, jnp.float32)
 
 
-def photometric(images: Array, parameters: Array) -> Array:
+def photometric(images: Array, parameters: Array, clip: bool = True) -> Array:
     """Contrast, brightness and colour of float [N, H, W, 3] in [0, 255], in each image's own order.
 
     `parameters` float [N, 4]: the three factors (1 = unchanged) and the index of the order in
     ORDERS. What each does is Pillow's ImageEnhance (Howard 2013 used it), except that values
-    are clipped but not rounded between the steps.
+    are clipped but not rounded between the steps. Without `clip` it is what Facebook's Torch code
+    for ResNet does: the same three operations, and values may leave [0, 255].
     """
     order = jnp.asarray(ORDERS)[parameters[:, 3].astype(jnp.int32)]  # [N, 3]
     luma = jnp.asarray(LUMA, images.dtype)
@@ -40,5 +43,6 @@ def photometric(images: Array, parameters: Array) -> Array:
         mean = grey.mean((1, 2), keepdims=True)
         which = operation[:, None, None, None]
         towards = jnp.where(which == 0, mean, jnp.where(which == 1, 0.0, grey))
-        images = jnp.clip(towards + factor * (images - towards), 0.0, 255.0)
+        images = towards + factor * (images - towards)
+        images = jnp.clip(images, 0.0, 255.0) if clip else images
     return images

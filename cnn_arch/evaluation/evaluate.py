@@ -95,6 +95,7 @@ class _Evaluation:
     ):
         self._network, self._variables, self._source = network, variables, source
         self._config, self._scales = config, plan.scales
+        self._average_scores = plan.view_average == 'scores'
         self._reader = Reader(source, config, plan)
         self._views = self._reader.views
         size = len(source)
@@ -319,9 +320,10 @@ class _Evaluation:
                 self._skip(index)
         self._progress.update(self._finished)
 
-    def _finish(self, index: int, posteriors: np.ndarray) -> None:
-        if not np.isfinite(posteriors).all():
+    def _finish(self, index: int, average: np.ndarray) -> None:
+        if not np.isfinite(average).all():
             raise UserError(f'image {index} of {self._source.name}: the scores are not finite')
+        posteriors = _softmax(average) if self._average_scores else average
         assert not self.counted[index], index
         self.classes[index], self.probabilities[index] = best_of(posteriors, TOP)
         self.counted[index] = True
@@ -350,3 +352,9 @@ class _Evaluation:
                 f'image {self._source[index].key}: class {label} is out of range, the network has '
                 f'{classes} classes'
             )
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    """float32 [classes] -> float32 [classes]; in float64 between."""
+    powers = np.exp(scores.astype(np.float64) - scores.max())
+    return (powers / powers.sum()).astype(np.float32)

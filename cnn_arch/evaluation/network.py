@@ -25,7 +25,8 @@ class Network:
     name: str  # the model's text, which tells models apart
     data: ml_collections.FrozenConfigDict  # config.data: mean, std, channels
     crop: int
-    average: str
+    average: str  # over a class score map
+    view_average: str  # posteriors or scores: which of them are averaged over views
     mesh: Mesh
 
     @classmethod
@@ -34,24 +35,31 @@ class Network:
     ) -> 'Network':
         """The network that `config` evaluates."""
         data = ml_collections.FrozenConfigDict(config.data)
-        return cls(model, repr(model), data, plan.crop, plan.average, mesh)
+        return cls(model, repr(model), data, plan.crop, plan.average, plan.view_average, mesh)
 
     def posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
-        """uint8 [N, crop, crop, C] -> float32 [N, classes]."""
+        """uint8 [N, crop, crop, C] -> float32 [N, classes]; scores if those are averaged."""
         pixels = preprocess.normalise({'image': images}, self.data)
         logits, _ = self.model.apply(variables, pixels)
-        return jax.nn.softmax(logits)
+        return self._of_scores(logits)
 
     def dense_posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
-        """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map."""
+        """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map.
+
+        Posteriors, or scores if those are averaged over views.
+        """
         variables = dense.reshaped(variables, _dense_variables(self))
         pixels = preprocess.normalise({'image': images}, self.data)
         scores, _ = dense.convolutional(self.model).apply(variables, pixels)
         if scores.ndim == 2:  # the network itself pools over all places
-            return jax.nn.softmax(scores)
+            return self._of_scores(scores)
         if self.average == 'scores':
-            return jax.nn.softmax(layers.global_average_pool(scores))
+            return self._of_scores(layers.global_average_pool(scores))
         return layers.global_average_pool(jax.nn.softmax(scores))
+
+    def _of_scores(self, scores: jax.Array) -> jax.Array:
+        """What is averaged over views, of scores [N, classes]."""
+        return scores if self.view_average == 'scores' else jax.nn.softmax(scores)
 
     def ragged(self) -> ragged.RaggedFunction:
         """`dense_posteriors` for images of different sizes on one canvas; made once."""

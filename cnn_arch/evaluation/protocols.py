@@ -2,7 +2,7 @@
 
 A scale Q is the shorter side of the resized image in pixels. A view is what the network sees at
 once: a window of the crop size, a square resized to it, or the whole image. The network's
-posteriors (softmax) of all views are averaged.
+posteriors (softmax) of all views are averaged, or its scores, of which the softmax is then taken.
 """
 
 import dataclasses
@@ -36,6 +36,8 @@ VIEWS = {
     'center': Views(CENTRE, mirror=False),
     # Krizhevsky et al. 2012, section 4.1: four corners and the centre of the central square.
     'ten_crop': Views(FIVE, squares=(0.5,)),
+    # Facebook's Torch code for ResNet, which DenseNet's authors used: those of the whole image.
+    'corners': Views(FIVE),
     # Simonyan & Zisserman 2015, section 3.2: a 5x5 regular grid, 50 crops per scale.
     'grid': Views(GRID),
     # The same section, and He et al. 2016, section 3.4: the network slides over the whole image.
@@ -50,6 +52,9 @@ VIEWS = {
 # (sum-pooled)", then "the soft-max class posteriors of the original and flipped images are
 # averaged"). `posteriors`: the softmax at each place is averaged.
 AVERAGES = ('scores', 'posteriors')
+# What is averaged over views and scales: the softmax of each, as most papers say, or the scores
+# before it (Facebook's Torch code for ResNet sums the classifier's outputs over crops).
+VIEW_AVERAGES = ('posteriors', 'scores')
 
 TEST_SCALE = 'eval.scale'
 # {S - 32, S, S + 32} for training at one scale S, {Smin, 0.5 (Smin + Smax), Smax} after scale
@@ -59,11 +64,12 @@ AROUND_TRAINING = 'around the training scale'
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Scales in pixels (or the rule that gives them), sets of views of equal weight, average."""
+    """Scales in pixels (or the rule that gives them), sets of views of equal weight, averages."""
 
     scales: tuple[int, ...] | str
     views: tuple[str, ...]
     average: str = 'scores'
+    view_average: str = 'posteriors'
 
 
 PROTOCOLS = {
@@ -79,6 +85,8 @@ PROTOCOLS = {
     'googlenet_1': Protocol((256,), ('center',)),
     'googlenet_10': Protocol((256,), ('ten_crop',)),
     'googlenet_144': Protocol((256, 288, 320, 352), ('googlenet',)),
+    # Table 3, "10-crop": as the authors' code tests.
+    'densenet_10': Protocol(TEST_SCALE, ('corners',), view_average='scores'),
     'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),  # table 4
 }
 
@@ -91,6 +99,7 @@ class Plan:
     scales: tuple[int, ...]
     views: tuple[str, ...]
     average: str
+    view_average: str
     crop: int
     mirror: bool
 
@@ -98,8 +107,9 @@ class Plan:
 def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
     """What `config.eval` declares, with the protocol called `name` in place of its own.
 
-    `eval.views` and `eval.average` take the place of the named protocol's own. Raises UserError
-    for what does not exist and for windows larger than the smallest scale.
+    `eval.views`, `eval.average` and `eval.view_average` take the place of the named protocol's own.
+    Raises UserError for what does not exist, for averages that do not go together, and for windows
+    larger than the smallest scale.
     """
     name = name or config.eval.protocol
     protocol = _known('eval.protocol', name, PROTOCOLS)
@@ -116,6 +126,17 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
     average = config.eval.average or protocol.average
     if average not in AVERAGES:
         raise UserError(f'eval.average = {average!r}: choose one of {", ".join(AVERAGES)}')
+    view_average = config.eval.view_average or protocol.view_average
+    if view_average not in VIEW_AVERAGES:
+        raise UserError(
+            f'eval.view_average = {view_average!r}: choose one of {", ".join(VIEW_AVERAGES)}'
+        )
+    whole = any(_known('eval.views', view, VIEWS).whole for view in views)
+    if whole and (average, view_average) == ('posteriors', 'scores'):
+        raise UserError(
+            'eval.average = posteriors leaves no scores of a whole image, over which '
+            'eval.view_average = scores could average: set both to the same'
+        )
     if any(type(scale) is not int or scale < 1 for scale in scales):
         raise UserError(f'eval.scales = {scales}: expected sizes in pixels')
     crop = config.eval.crop or config.data.augment.size
@@ -125,7 +146,7 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
             f'protocol {name}: windows of {crop} pixels do not fit into images of scale '
             f'{min(scales)}: change eval.scale (or eval.scales), or eval.crop'
         )
-    return Plan(name, scales, views, average, crop, config.eval.mirror)
+    return Plan(name, scales, views, average, view_average, crop, config.eval.mirror)
 
 
 def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int, ...]:

@@ -6,7 +6,10 @@ A layer is BN-ReLU-Conv 3x3; with bottlenecks (B) a BN-ReLU-Conv 1x1 to 4k maps 
 blocks a transition, BN-ReLU-Conv 1x1 and 2x2 average pooling, keeps the share theta of the maps:
 theta = 0.5 is compression (C). Section 3.
 
-Initialisation is He et al.'s (section 4.2).
+Initialisation is He et al.'s (section 4.2): normal with variance 2 / fan-out, as the authors' code
+draws convolutions (models/densenet.lua; their earlier file for ImageNet, densenet-imagenet.lua, has
+2 / fan-in: `initialisation`), and evenly within 1 / sqrt(fan-in), Torch's own, for the classifier,
+with biases of zero.
 
 Departures: none. Table 1 is DenseNet-BC; 161, with k = 48, is in the conference print and among the
 authors' models. BN-ReLU after the first convolution and after the last block are the authors' code.
@@ -19,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_arch.errors import UserError
 from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
@@ -64,12 +68,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+INITIALISERS = {
+    'fan_out': nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    'fan_in': he_normal,
+}
+CLASSIFIER_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
 class DenseLayer(nn.Module):
     """The k new maps of one layer, [N, H, W, C] -> [N, H, W, k]."""
 
     growth_rate: int
     bottleneck: bool
     dropout: float
+    kernel_init: nn.initializers.Initializer
     batch_norm: BatchNormSettings
     dtype: Any
 
@@ -81,8 +93,8 @@ class DenseLayer(nn.Module):
         for index, (kernel, maps) in enumerate(convolutions, 1):
             x = BatchNorm(self.batch_norm, dtype=self.dtype, name=f'bn{index}')(x, train)
             x = nn.Conv(
-                maps, (kernel, kernel), padding=kernel // 2, use_bias=False, kernel_init=he_normal,
-                dtype=self.dtype, name=f'conv{index}',
+                maps, (kernel, kernel), padding=kernel // 2, use_bias=False,
+                kernel_init=self.kernel_init, dtype=self.dtype, name=f'conv{index}',
             )(nn.relu(x))  # fmt: skip
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return x
@@ -92,7 +104,7 @@ class DenseNet(nn.Module):
     """Images [N, H, W, 3] -> logits [N, classes]; 224x224 in the paper, 32x32 for CIFAR.
 
     Raises UserError for images that leave nothing to the last transition: below 29 pixels, or below
-    4 without `large_images`.
+    4 without `large_images`; and for an unknown initialisation.
     """
 
     blocks: Sequence[int]  # layers of each
@@ -102,6 +114,7 @@ class DenseNet(nn.Module):
     first_maps: int | None = None  # of the first convolution; None = 2k
     large_images: bool = True  # 7x7/2 convolution and pooling first; False: one 3x3 convolution
     dropout: float = 0.0  # after each convolution but the first
+    initialisation: str = 'fan_out'  # or fan_in: by which the variance of convolutions is divided
     num_classes: int = 1000
     batch_norm: BatchNormSettings = BatchNormSettings()
     dtype: Any = jnp.float32
@@ -111,13 +124,20 @@ class DenseNet(nn.Module):
         smallest = 2 ** (len(self.blocks) - 1)  # map before the first block
         check_size(images, 4 * (smallest - 1) + 1 if self.large_images else smallest)
 
+        if self.initialisation not in INITIALISERS:
+            raise UserError(
+                f'model.options.initialisation = {self.initialisation!r}: choose one of '
+                f'{", ".join(INITIALISERS)}'
+            )
+        kernel_init = INITIALISERS[self.initialisation]
+
         def norm_relu(x: jax.Array, name: str) -> jax.Array:
             return nn.relu(BatchNorm(self.batch_norm, dtype=self.dtype, name=name)(x, train))
 
         def conv(x: jax.Array, maps: int, kernel: int, stride: int, name: str) -> jax.Array:
             return nn.Conv(
                 maps, (kernel, kernel), (stride, stride), kernel // 2, use_bias=False,
-                kernel_init=he_normal, dtype=self.dtype, name=name,
+                kernel_init=kernel_init, dtype=self.dtype, name=name,
             )(x)  # fmt: skip
 
         endpoints: dict[str, Any] = {}
@@ -132,8 +152,8 @@ class DenseNet(nn.Module):
         for block, layers in enumerate(self.blocks, 1):
             for layer in range(1, layers + 1):
                 new = DenseLayer(
-                    self.growth_rate, self.bottleneck, self.dropout, self.batch_norm, self.dtype,
-                    name=f'block{block}_layer{layer}',
+                    self.growth_rate, self.bottleneck, self.dropout, kernel_init, self.batch_norm,
+                    self.dtype, name=f'block{block}_layer{layer}',
                 )(x, train)  # fmt: skip
                 x = jnp.concatenate([x, new], axis=-1)
             endpoints[f'block{block}'] = x
@@ -147,6 +167,6 @@ class DenseNet(nn.Module):
         x = endpoints['features'] = norm_relu(x, 'bn')  # [N, 7, 7, C]
         x = endpoints['global_pool'] = global_average_pool(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='classifier'
+            self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=self.dtype, name='classifier'
         )(x)
         return x.astype(jnp.float32), endpoints

@@ -133,7 +133,10 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormSettings:
-    """`config.model.batch_norm`: images per group of statistics, running-mean momentum, epsilon."""
+    """`config.model.batch_norm`: images per group of statistics, running-mean momentum, epsilon.
+
+    These values are the configs' too, unless a family's file has its own.
+    """
 
     group_size: int = 32
     momentum: float = 0.9

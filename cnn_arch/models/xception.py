@@ -49,6 +49,7 @@ INTERMEDIATE: dict[str, Callable[[jax.Array], jax.Array]] = {
     'relu': nn.relu,
     'elu': nn.elu,
 }
+BATCH_NORM = BatchNormSettings(momentum=0.99, epsilon=1e-3)  # the author's code, as in Keras
 KERNEL_INIT = nn.initializers.glorot_uniform()
 MINIMUM = 7  # pixels: what the two convolutions without padding need
 
@@ -90,7 +91,7 @@ class Xception(nn.Module):
     fc_units: Sequence[int] = ()  # fully connected layers before the classifier
     dropout: float = 0.5  # before the classifier
     num_classes: int = 1000
-    batch_norm: BatchNormSettings = BatchNormSettings(momentum=0.99, epsilon=1e-3)
+    batch_norm: BatchNormSettings = BATCH_NORM
     dtype: Any = jnp.float32
 
     @nn.compact

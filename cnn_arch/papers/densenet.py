@@ -9,14 +9,16 @@ PUBLIC = {
     depth: (f'keras/densenet{depth}', f'torchvision/densenet{depth}')
     for depth in ('121', '169', '201')
 }
-PROTOCOLS = {'single-crop': 'center', '10-crop': 'ten_crop'}
+# As the authors tested; who published the weights may have tested otherwise.
+TESTED = {'eval.interpolation': 'bicubic'}
+PROTOCOLS = {'single-crop': 'center', '10-crop': 'densenet_10'}
 
 
 def _row(variant: str, crops: str, top1: float, top5: float | None) -> Row:
     return Row(
-        f'{variant}-{crops}', top1, top5, f'configs/densenet.py:{variant}', {}, PROTOCOLS[crops],
-        f'densenet_{variant}', columns={'model': f'DenseNet-{variant}', 'crops': crops},
-        weights=PUBLIC.get(variant, ()),
+        f'{variant}-{crops}', top1, top5, f'configs/densenet.py:{variant}', TESTED,
+        PROTOCOLS[crops], f'densenet_{variant}',
+        columns={'model': f'DenseNet-{variant}', 'crops': crops}, weights=PUBLIC.get(variant, ()),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from cnn_arch.errors import UserError
 # A checkpoint goes on only under these: they shape the parameters or the stream of samples.
 FIXED_KEYS = ('seed', 'model.', 'data.source', 'train.batch_size', 'optim.rule',
               'optim.polyak_decay')  # fmt: skip
-FREE_KEYS = ('model.dtype', 'model.batch_norm.precise')
+FREE_KEYS = ('model.dtype', 'model.batch_norm.precise', 'model.options.initialisation')
 
 
 def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -27,7 +27,7 @@ INPUT_KEYS = ('data.mean', 'data.std', 'data.channels', 'data.augment.size')
 ALWAYS = (*INPUT_KEYS, 'model.', 'eval.interpolation')
 # Of a network without influence on its scores.
 FREE = ('model.dtype', 'model.batch_norm.group_size', 'model.batch_norm.momentum',
-        'model.batch_norm.precise')  # fmt: skip
+        'model.batch_norm.precise', 'model.options.initialisation')  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

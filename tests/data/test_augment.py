@@ -127,6 +127,44 @@ def test_random_resized_falls_back_to_the_centre(shape, expected):
     assert (found == expected).all()
 
 
+def test_random_sized_is_drawn_as_in_torch():
+    """An even aspect, then upright or lying: not the even logarithm of `random_resized`."""
+    side = 4000
+    recipe = settings(crop='random_sized', area_min=0.08, area_max=0.5)
+    top, left, height, width = boxes(side, side, recipe).T
+    even = stats.uniform(0.75, 4 / 3 - 0.75).cdf
+
+    def aspect_cdf(x):
+        return (even(x) + 1 - even(1 / x)) / 2
+
+    area, aspect = height * width / side**2, width / height
+    assert stats.kstest(area, stats.uniform(0.08, 0.42).cdf).pvalue > SURE
+    assert stats.kstest(aspect, aspect_cdf).pvalue > SURE
+    assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.05
+    for place, extent in ((top, height), (left, width)):
+        assert stats.kstest(place / (side - extent), 'uniform').pvalue > SURE
+    # Without the change of sides most boxes would lie: that the test sees.
+    assert stats.kstest(aspect, even).pvalue < SURE
+
+
+@pytest.mark.parametrize(
+    ('shape', 'expected'), [((10, 1000), (0, 495, 10, 10)), ((1000, 10), (495, 0, 10, 10))]
+)
+def test_random_sized_falls_back_to_the_central_square(shape, expected):
+    """Torch: the shorter side to the size of the crop, then the centre."""
+    assert (boxes(*shape, settings(crop='random_sized')) == expected).all()
+
+
+def test_random_sized_stays_within_bounds():
+    recipe = settings(crop='random_sized')
+    for height, width in ((375, 500), (97, 106), (3, 2)):
+        top, left, h, w = boxes(height, width, recipe).T
+        assert (np.minimum(top, left) >= 0).all()
+        assert (top + h <= height).all()
+        assert (left + w <= width).all()
+        assert (np.minimum(h, w) >= 1).all()
+
+
 def test_none_is_the_whole_image():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     rng = np.random.default_rng(0)
@@ -252,16 +290,29 @@ def test_pixel_jitter_moves_each_colour_evenly():
 
 def test_photometric_parameters():
     rng = np.random.default_rng(0)
-    drawn = np.array([augment.photometric_parameters(rng) for _ in range(DRAWS)])
+    drawn = np.array([augment.photometric_parameters(rng, 0.5) for _ in range(DRAWS)])
     for factor in drawn[:, :3].T:
         assert stats.kstest(factor, stats.uniform(0.5, 1).cdf).pvalue > SURE
     assert_uniform_integers(drawn[:, 3], 0, 5)
     assert sorted(augment.ORDERS) == sorted(itertools.permutations((0, 1, 2)))
 
 
+def test_colour_jitter_is_drawn_as_in_torch():
+    """1 + uniform(-0.4, 0.4) for each of the three, in each order alike."""
+    pixels, rng = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0)
+    recipe = settings(size=4, colour_jitter=0.4)
+    drawn = [augment.train_example(pixels, rng, recipe)['jitter'] for _ in range(DRAWS)]
+    assert drawn[0].dtype == np.float32
+    for factor in np.array(drawn)[:, :3].T:
+        assert stats.kstest(factor, stats.uniform(0.6, 0.8).cdf).pvalue > SURE
+    assert_uniform_integers(np.array(drawn)[:, 3], 0, 5)
+
+
 def test_colours_of_grey_images_are_an_error():
     pixels = np.zeros((32, 32, 1), np.uint8)
-    for keys in ({'pca_colour': 0.1}, {'photometric': True}, {'pixel_jitter': 20.0}):
+    for keys in (
+        {'pca_colour': 0.1}, {'photometric': True}, {'pixel_jitter': 20.0}, {'colour_jitter': 0.4},
+    ):  # fmt: skip
         with pytest.raises(UserError, match='channels=3'):
             augment.train_example(pixels, np.random.default_rng(0), settings(size=32, **keys), 1)
 
@@ -276,6 +327,7 @@ def test_planar_distortions_of_digits():
     assert len({image.tobytes() for image in images}) > 10
 
 
+CROPS = ('isotropic', 'central_square', 'random_resized', 'random_sized', 'none')
 ALL = {
     'pca_colour': 0.1,
     'photometric': True,
@@ -288,7 +340,7 @@ ALL = {
 
 
 @pytest.mark.parametrize('rotation', [0.0, 10.0])
-@pytest.mark.parametrize('crop', ['isotropic', 'central_square', 'random_resized', 'none'])
+@pytest.mark.parametrize('crop', CROPS)
 def test_a_sample_is_a_function_of_its_seed_in_any_thread(crop, rotation):
     recipe = settings(**ALL, crop=crop, rotation=rotation)
     file = io.BytesIO()
@@ -311,7 +363,7 @@ def test_a_sample_is_a_function_of_its_seed_in_any_thread(crop, rotation):
     assert len({s['image'].tobytes() for s in one_by_one}) >= 6
 
 
-@pytest.mark.parametrize('crop', ['isotropic', 'central_square', 'random_resized', 'none'])
+@pytest.mark.parametrize('crop', CROPS)
 def test_real_pictures_of_all_sizes(crop):
     """Colour and grey, sides down to tens of pixels: each gives a sample the network can take."""
     files = sorted(shared_data('ilsvrc_sample').glob('*/*.JPEG'))

@@ -85,6 +85,48 @@ def test_factors_of_one_change_nothing():
     np.testing.assert_allclose(photometric(pictures, parameters), pictures, rtol=1e-5, atol=1e-3)
 
 
+def torch_transforms(image, factors, order, shift, mean, std):
+    """ColorJitter, Lighting and ColorNormalize of fb.resnet.torch's transforms.lua, in float64.
+
+    `image` [H, W, 3] in [0, 1]; `factors` by name; `order` names, first to last.
+    """
+    image = image.astype(np.float64).copy()
+    for name in order:
+        grey = 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
+        if name == 'brightness':
+            other = np.zeros_like(image)
+        elif name == 'contrast':
+            other = np.full_like(image, grey.mean())
+        else:
+            other = np.stack([grey] * 3, axis=-1)
+        image = factors[name] * image + (1 - factors[name]) * other
+    return (image + shift - mean) / std
+
+
+@pytest.mark.parametrize('order', range(6))
+def test_colour_jitter_is_facebooks_torch_code(order):
+    data = base.get_config().data
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    data.mean, data.std = tuple(255 * mean), tuple(255 * std)
+    rng = np.random.default_rng(order)
+    pictures = images(3)
+    factors = rng.uniform(0.6, 1.4, (3, 3))
+    shifts = rng.normal(0, 0.02, (3, 3))
+    jitter = np.concatenate([factors, np.full((3, 1), order)], axis=1).astype(np.float32)
+    batch = {'image': pictures, 'jitter': jitter, 'colour': (255 * shifts).astype(np.float32)}
+    result = jax.jit(lambda batch: preprocess.normalise(batch, data))(batch)
+    names = ('contrast', 'brightness', 'saturation')
+    beyond = 0
+    for picture, factor, shift, ours in zip(pictures, factors, shifts, result, strict=True):
+        named = dict(zip(names, factor, strict=True))
+        in_order = [names[operation] for operation in ORDERS[order]]
+        expected = torch_transforms(picture / 255, named, in_order, shift, mean, std)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+        plain = (expected * std + mean - shift) * 255
+        beyond += (plain.max() > 256) + (plain.min() < -1)
+    assert beyond  # what Howard's clips and Torch does not is among the values
+
+
 def test_photometric_comes_before_the_colour_noise():
     """Howard 2013: "we then add the random lighting noise"."""
     data = types.SimpleNamespace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -109,13 +109,25 @@ def mesh_of(devices: int) -> Mesh:
     )  # fmt: skip
 
 
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 class SlowLoop:
-    """decode, resize, crop, forward, softmax, mean: one image at a time, nothing shared."""
+    """decode, resize, crop, forward, softmax, mean: one image at a time, nothing shared.
+
+    With `scores` the softmax comes last, of the mean over all views.
+    """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, variables: Any, model: nn.Module | None = None
+        self,
+        config: ml_collections.ConfigDict,
+        variables: Any,
+        model: nn.Module | None = None,
+        scores: bool = False,
     ):
-        self.config, self.variables = config, variables
+        self.config, self.variables, self.scores = config, variables, scores
         self.model = model or models.build(config.model)
         self.crop = config.data.augment.size
         self._apply = jax.jit(self.model.apply)
@@ -132,7 +144,7 @@ class SlowLoop:
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
     def forward(self, images: np.ndarray, whole: bool = False) -> np.ndarray:
-        """Posteriors of pixels [N, H, W, 3]."""
+        """Posteriors (or scores) of pixels [N, H, W, 3]."""
         data = self.config.data
         pixels = (images.astype(np.float32) - np.float32(data.mean)) / np.float32(data.std)
         if whole:
@@ -141,8 +153,7 @@ class SlowLoop:
             scores = scores if scores.ndim == 2 else scores.mean(axis=(1, 2))
         else:
             scores = np.asarray(self._apply(self.variables, pixels)[0], np.float64)
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return scores if self.scores else softmax(scores)
 
     def center(self, image: np.ndarray) -> np.ndarray:
         top, left = (image.shape[0] - self.crop) // 2, (image.shape[1] - self.crop) // 2
@@ -159,6 +170,9 @@ class SlowLoop:
 
     def ten_crop(self, image: np.ndarray) -> np.ndarray:
         return self.mirrored(self.five(self.square(image, 0.5)))
+
+    def corners(self, image: np.ndarray) -> np.ndarray:
+        return self.mirrored(self.five(image))
 
     def square(self, image: np.ndarray, place: float) -> np.ndarray:
         side = min(image.shape[:2])
@@ -191,5 +205,6 @@ class SlowLoop:
         for index in range(len(source) if count is None else count):
             image = source[index].image
             parts = [getattr(self, v)(self.resized(image, s)) for s in scales for v in views]
-            result.append(np.mean(parts, axis=0))
+            mean = np.mean(parts, axis=0)
+            result.append(softmax(mean[None])[0] if self.scores else mean)
         return np.stack(result)

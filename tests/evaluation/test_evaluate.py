@@ -81,6 +81,25 @@ def test_protocol_equals_the_slow_loop(network, protocol, scales, views):
     assert result.top5_error == pytest.approx(100 * np.mean((top5 != labels[:, None]).all(axis=1)))
 
 
+@pytest.mark.parametrize(
+    ('protocol', 'scales', 'views'),
+    [('densenet_10', (40,), ('corners',)), ('dense_multiscale', (36, 40), ('whole',))],
+)
+def test_scores_averaged_over_views_equal_the_slow_loop(network, protocol, scales, views):
+    """Facebook's Torch code for ResNet sums scores over crops; any protocol can."""
+    model, variables = network
+    config = small_config(protocol)
+    if protocol != 'densenet_10':
+        config.eval.scales, config.eval.view_average = scales, 'scores'
+    source = Pictures(SIZES[:4])
+    expected = SlowLoop(config, variables, scores=True).posteriors(source, scales, views)
+    result = evaluate(model, variables, source, config, mesh_of(1))
+    assert_same(result, expected, TOLERANCE)
+    # The comparison sees the difference: posteriors averaged are others.
+    other = SlowLoop(config, variables).posteriors(source, scales, views)
+    assert np.abs(other - expected).max() > 2 * TOLERANCE
+
+
 def test_one_pixel_is_seen_by_the_comparison(network):
     _, variables = network
     config = small_config()

@@ -29,6 +29,7 @@ def imagenet_config(**augment):
         ('vgg_multicrop_and_dense', 3, 52),
         ('googlenet_1', 1, 1),
         ('googlenet_10', 1, 10),
+        ('densenet_10', 1, 10),  # fb.resnet.torch, TenCrop
         ('googlenet_144', 4, 36),  # Szegedy et al. 2015, section 7
         ('resnet_multiscale', 5, 2),
         ('dense', 1, 2),
@@ -93,6 +94,16 @@ class TestPlaces:
         assert {box[:2] for box in boxes} == {(0, 42), (0, 74), (32, 42), (32, 74), (16, 58)}
         assert bounding_box(views, (256, 341), 224) == (0, 42, 256, 256)
 
+    def test_corners_are_those_of_the_whole_image(self):
+        """fb.resnet.torch: at 0 and w - size, 0 and h - size, and the centre, each mirrored."""
+        boxes, views = self.boxes('densenet_10', (256, 341))
+        assert {box[:2] for box in boxes} == {(0, 0), (0, 117), (32, 0), (32, 117), (16, 58)}
+        assert all(box[2:] == (224, 224) for box in boxes)
+        assert bounding_box(views, (256, 341), 224) == (0, 0, 256, 341)
+        plan = resolve(imagenet_config(), 'densenet_10')
+        assert plan.view_average == 'scores'
+        assert resolve(imagenet_config(), 'ten_crop').view_average == 'posteriors'
+
     def test_grid_over_the_whole_image(self):
         boxes, views = self.boxes('vgg_150', (256, 341))
         assert sorted({box[0] for box in boxes}) == [0, 8, 16, 24, 32]
@@ -134,6 +145,12 @@ def test_user_errors():
         resolve(config, 'center')
     config.eval.views, config.eval.average = (), 'median'
     with pytest.raises(UserError, match=r"eval\.average = 'median'"):
+        resolve(config, 'dense')
+    config.eval.average, config.eval.view_average = '', 'votes'
+    with pytest.raises(UserError, match=r"eval\.view_average = 'votes': choose one of posteriors"):
+        resolve(config, 'dense')
+    config.eval.average, config.eval.view_average = 'posteriors', 'scores'
+    with pytest.raises(UserError, match=r'leaves no scores of a whole image'):
         resolve(config, 'dense')
     config = imagenet_config(crop='random_resized')
     with pytest.raises(UserError, match=r'does not have: give eval\.scales'):

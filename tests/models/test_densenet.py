@@ -277,23 +277,40 @@ def test_at_test_time_an_image_does_not_depend_on_its_batch_nor_on_chance():
         assert not np.allclose(new, old)
 
 
-def test_initialisation_is_that_of_he_et_al():
-    model = DenseNet([1, 1], 32, num_classes=500)
+@pytest.mark.parametrize('fan', ['fan_out', 'fan_in'])
+def test_initialisation_is_that_of_the_authors_code(fan):
+    """Convolutions normal with variance 2 / n, n = kW * kH * nOutputPlane (or nInputPlane); the
+    classifier as Torch's nn.Linear, even within 1 / sqrt(inputs), its biases zero."""
+    model = DenseNet([1, 1], 32, num_classes=500, initialisation=fan)
     images = jnp.zeros((1, 32, 32, 3))
     variables = oracles.jit(model.init)(oracles.random_key(3), images)
     flat = jax.tree_util.tree_flatten_with_path(variables['params'])[0]
     for path, value in flat:
         name = path[-1].key
         if name == 'kernel':
-            expected = np.sqrt(2 / np.prod(value.shape[:-1]))
-            error = 1 / np.sqrt(
-                value.size
-            )  # one standard error of the mean, in units of the spread
+            inputs = np.prod(value.shape[:-1])
+            if path[0].key == 'classifier':
+                expected = np.sqrt(1 / (3 * inputs))
+                assert np.abs(value).max() == pytest.approx(1 / np.sqrt(inputs), rel=1e-3)
+                assert np.abs(value).max() <= 1 / np.sqrt(inputs)
+            else:
+                outputs = np.prod(value.shape[:2]) * value.shape[-1]
+                expected = np.sqrt(2 / (inputs if fan == 'fan_in' else outputs))
+                assert inputs != outputs
+                # Normal, not even nor cut off: the fourth moment is three.
+                fourth = np.mean((value / value.std()) ** 4)
+                assert abs(fourth - 3) < 5 * np.sqrt(96 / value.size)
+            error = 1 / np.sqrt(value.size)  # standard error of the mean, in units of the spread
             assert abs(value.mean()) < 5 * error * expected
             assert value.std() == pytest.approx(expected, rel=4 * error)
         else:
             assert name in ('scale', 'bias')
             np.testing.assert_array_equal(value, float(name == 'scale'))
+
+
+def test_an_unknown_initialisation_is_refused():
+    with pytest.raises(UserError, match="initialisation = 'xavier': choose one of fan_out, fan_in"):
+        oracles.abstract_variables(imagenet('121', initialisation='xavier'))
 
 
 @pytest.mark.parametrize(('kind', 'smallest'), [('BC', 5), ('plain', 2)])
@@ -313,13 +330,26 @@ def test_recipe(label):
     config = configuration.load(f'{configuration.CONFIGS}/densenet.py:{label}')
     configuration.validate(config)
     optim, schedule = config.optim, config.schedule
+    assert optim.decay_all  # Torch's optim.sgd makes no exceptions
     assert (optim.rule, optim.momentum, optim.weight_decay) == ('nesterov', 0.9, 1e-4)
     assert (optim.learning_rate, schedule.kind, schedule.factor) == (0.1, 'steps', 0.1)
     train = config.train
     if label in densenet.TABLE_1:
         assert models.build(config.model) == imagenet(label)
-        assert (train.batch_size, train.epochs) == (256, 90)
-        assert schedule.boundaries == (30, 60)
+        if label == '161':  # to fit its GPUs' memory, and what makes up for it
+            assert (train.batch_size, train.epochs) == (128, 100)
+            assert schedule.boundaries == (30, 60, 90)
+        else:
+            assert (train.batch_size, train.epochs) == (256, 90)
+            assert schedule.boundaries == (30, 60)
+        augment = config.data.augment  # fb.resnet.torch, datasets/imagenet.lua
+        assert (augment.crop, augment.area_min, augment.area_max) == ('random_sized', 0.08, 1.0)
+        assert (augment.aspect_min, augment.aspect_max) == (3 / 4, 4 / 3)
+        assert (augment.colour_jitter, augment.pca_colour, augment.photometric) == (0.4, 0.1, False)
+        assert augment.interpolation == config.eval.interpolation == 'bicubic'
+        assert config.eval.scale == 256
+        np.testing.assert_allclose(config.data.mean, 255 * np.array((0.485, 0.456, 0.406)))
+        np.testing.assert_allclose(config.data.std, 255 * np.array((0.229, 0.224, 0.225)))
     else:  # 0.2 without augmentation, as here
         settings = BatchNormSettings(group_size=64)
         fields = {'num_classes': 10, 'dropout': 0.2, 'batch_norm': settings}
