@@ -13,6 +13,11 @@ Expected:  ILSVRC-2012 validation, top-1 / top-5 error. Ten crops (tables 2 and 
            table 5): 152-v2 21.1 / 5.5, 200-v2 20.7 / 5.3.
            v1_5 has no paper; torchvision's first weights, one crop: 50 23.87 / 7.14,
            101 22.63 / 6.45, 152 21.69 / 5.95.
+Decay:     of all parameters, biases and normalisation among them: the paper says "a weight decay of
+           0.0001" and no more; Caffe, with which it was made, decays whatever a file does not
+           exempt, and the authors' files of training are not published; Facebook's Torch code, to
+           which their README points, and torchvision (v1_5) decay all. Kernels alone:
+           `--config.optim.decay_all=False`.
 Departures: the mean of each channel is subtracted, not of each pixel. "When the error plateaus" is
            three evaluations without a gain of 0.1 percent (`schedule.patience`, `min_delta`); the
            run ends after 60 x 10^4 iterations at the latest. The authors recomputed the statistics
@@ -50,6 +55,7 @@ def get_config(variant: str = '50') -> ml_collections.ConfigDict:
     config.optim.learning_rate = 0.1
     config.optim.momentum = 0.9
     config.optim.weight_decay = 1e-4
+    config.optim.decay_all = True
     config.train.batch_size = 256
     if 'v' in variant:
         config.schedule.kind = 'steps'
