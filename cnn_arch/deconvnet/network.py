@@ -118,6 +118,11 @@ def check_method(network: Network, method: str) -> None:
             f'--method={method} has no meaning in {network.family}: '
             f'{NO_DECONVNET[network.family]}; use --method=gradient'
         )
+    if method != 'gradient' and getattr(network.model, 'activation', 'relu') != 'relu':
+        raise UserError(
+            f'--method={method} has no meaning in a network of {network.model.activation}: the way '
+            'back is rectified; use --method=gradient'
+        )
 
 
 @functools.lru_cache(maxsize=16)

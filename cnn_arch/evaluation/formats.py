@@ -88,7 +88,8 @@ def json_text(tables: Sequence[Filled], findings: Findings) -> str:
                     {
                         'label': verdict.label,
                         'metric': verdict.metric,
-                        'paper': list(verdict.paper),
+                        'paper': list(verdict.paper) if verdict.paper else None,
+                        'paper_difference': verdict.difference,
                         'ours': list(verdict.ours),
                         'holds': verdict.holds,
                         'incomplete': verdict.mark or None,
@@ -199,7 +200,9 @@ def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:
     label = max(len(verdict.label) for verdict in found)
     lines = [f'{finding.statement} ({finding.source}), {found[0].metric} error:']
     for verdict in found:
-        paper, ours = (f'{a:.2f} -> {b:.2f}' for a, b in (verdict.paper, verdict.ours))
+        paper = '{:.2f} -> {:.2f}'.format(*verdict.paper) if verdict.paper else ''
+        paper = paper or f'lower by {verdict.difference}'
+        ours = '{:.2f} -> {:.2f}'.format(*verdict.ours)
         mark = f' ({verdict.mark})' if verdict.mark else ''
         holds = 'holds' if verdict.holds else 'does not hold'
         lines.append(f'  {verdict.label.ljust(label)}  paper {paper}  ours {ours}{mark}: {holds}')

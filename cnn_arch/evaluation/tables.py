@@ -95,9 +95,10 @@ class Verdict:
 
     label: str
     metric: str  # 'top-1', or 'top-5' where the paper prints no other
-    paper: tuple[float, float]
+    paper: tuple[float, float] | None  # None: the paper prints how much lower it is, `difference`
     ours: tuple[float, float]
     mark: str  # of an incomplete split
+    difference: float | None = None  # points of error
 
     @property
     def holds(self) -> bool:
@@ -277,19 +278,23 @@ def verdicts(paper: str, filled: Sequence[Filled]) -> list[tuple[Finding, list[V
     }
     for finding in PAPERS[paper].findings:
         found = []
-        for label, worse, better in finding.pairs:
+        printed = finding.differences or (None,) * len(finding.pairs)
+        for (label, worse, better), difference in zip(finding.pairs, printed, strict=True):
             if worse in lines and better in lines:
-                verdict = _verdict(label, lines[worse], lines[better])
+                verdict = _verdict(label, lines[worse], lines[better], difference)
                 found += [verdict] if verdict else []
         if found:
             result.append((finding, found))
     return result
 
 
-def _verdict(label: str, worse: Line, better: Line) -> Verdict | None:
+def _verdict(label: str, worse: Line, better: Line, difference: float | None) -> Verdict | None:
     if worse.measured is None or better.measured is None:
         return None
     mark = worse.measured.mark or better.measured.mark
+    if difference is not None:
+        ours = worse.measured.top1_error, better.measured.top1_error
+        return Verdict(label, 'top-1', None, ours, mark, difference)
     for metric, name in (('top-1', 'top1_error'), ('top-5', 'top5_error')):
         paper = getattr(worse.row, name), getattr(better.row, name)
         if None not in paper:

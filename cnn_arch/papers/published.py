@@ -54,11 +54,14 @@ class Finding:
     """A claim of a paper's text that its tables bear out: the first of each pair errs more.
 
     `pairs` are (label, 'TABLE/ROW' with the larger top-1 error, 'TABLE/ROW' with the smaller one).
+    Where a paper prints no errors but by how much they differ, `differences` has the points of
+    top-1 error of each pair.
     """
 
     statement: str
     source: str  # 'section 4.1'
     pairs: tuple[tuple[str, str, str], ...]
+    differences: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

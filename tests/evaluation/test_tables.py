@@ -18,8 +18,8 @@ import eval as eval_command
 from cnn_arch import configuration, models
 from cnn_arch.data import sources
 from cnn_arch.errors import UserError
+from cnn_arch.evaluation import formats, tables
 from cnn_arch.evaluation import network as networks
-from cnn_arch.evaluation import tables
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.evaluation.store import Store
 from cnn_arch.papers import PAPERS
@@ -243,3 +243,26 @@ def test_the_network_must_be_that_of_the_row(made, capsys, tmp_path) -> None:
     assert 'was trained with data.augment.scale_max = 72, not 80' in out
     assert 'python train.py' in out
     assert '--config.data.augment.scale_max=80 makes it' in out
+
+
+def test_a_paper_that_prints_differences_only() -> None:
+    """Krizhevsky et al. print by how much two GPUs, normalisation and overlap lower the errors."""
+    table = PAPERS['alexnet'].tables['sections']
+    errors = {'two_tower': 40.0, 'one_gpu': 42.0, 'without_lrn': 39.5}
+
+    def line(row: Row) -> tables.Line:
+        if row.name not in errors:
+            return tables.Line(row, None, 'not here')
+        measured = tables.Measured(errors[row.name], 18.0, 50_000, 50_000, 'ten_crop at 256')
+        return tables.Line(row, measured)
+
+    filled = [tables.Filled('alexnet:sections', table, tuple(map(line, table.rows)))]
+    found = tables.verdicts('alexnet', filled)
+    ((_, (one_gpu, without_lrn)),) = found
+    assert (one_gpu.difference, one_gpu.ours, one_gpu.holds) == (1.7, (42.0, 40.0), True)
+    assert (without_lrn.difference, without_lrn.holds) == (1.4, False)
+    text = formats.terminal(filled, found)
+    assert 'paper lower by 1.7  ours 42.00 -> 40.00: holds' in text
+    assert 'paper lower by 1.4  ours 39.50 -> 40.00: does not hold' in text
+    pair = json.loads(formats.json_text(filled, found))['findings'][0]['pairs'][0]
+    assert (pair['paper'], pair['paper_difference']) == (None, 1.7)

@@ -8,14 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_arch import configuration, models, summary
+from cnn_arch import configuration, mesh, models, summary
+from cnn_arch.deconvnet.network import Network, check_method
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
 from cnn_arch.models.alexnet import VARIANTS, AlexNet
 from tests import oracles
 
 CONVOLUTIONS = [f'conv{index}' for index in range(1, 6)]
-PARAMETERS = {'two_tower': 60_965_224, 'one_tower': 61_100_840}
+WHOLE = ('two_tower', 'one_tower')
+# Of two_tower: the convolutions 34,944 + 307,456 + 885,120 + 663,936 + 442,624. Without 3 and 4,
+# conv5 reads conv2's 256 maps in two groups: 9 * 128 * 256 + 256 = 295,168. Without 7, fc8 reads
+# fc6; without 6 and 7 it reads the 9,216 numbers of pool5.
+FULLY_CONNECTED = 37_752_832 + 16_781_312 + 4_097_000
+PARAMETERS = {
+    'two_tower': 60_965_224,
+    'one_tower': 61_100_840,
+    'without_lrn': 60_965_224,
+    'without_overlap': 60_965_224,
+    'one_gpu': 17_472 + 153_728 + 221_376 + 331_968 + 442_624 + FULLY_CONNECTED,
+    'tanh': 60_965_224,
+    'without_3_4': 34_944 + 307_456 + 295_168 + FULLY_CONNECTED,
+    'without_7': 60_965_224 - 16_781_312,
+    'without_6_7': 34_944 + 307_456 + 885_120 + 663_936 + 442_624 + 9_217_000,
+    'without_3_4_6_7': 34_944 + 307_456 + 295_168 + 9_217_000,
+}
 
 
 def build(variant, **options):
@@ -56,6 +73,97 @@ def two_tower_in_torch(variables, order, padding):
     for name, layer in zip((*CONVOLUTIONS, 'fc6', 'fc7', 'fc8'), layers, strict=True):
         oracles.fill_torch(layer, variables, name, (6, 6) if name == 'fc6' else None)
     return peer
+
+
+# Section 3 and Zeiler & Fergus' table 2 by hand. Of each convolution: inputs, maps, kernel, stride,
+# padding, groups, normalised, pooled; of each fully connected layer its window and its inputs.
+FIRST, SECOND = (3, 96, 11, 4, 0, 1, True, True), (96, 256, 5, 1, 2, 2, True, True)
+FIFTH = (384, 256, 3, 1, 1, 2, False, True)
+THIRD, FOURTH = (256, 384, 3, 1, 1, 1, False, False), (384, 384, 3, 1, 1, 2, False, False)
+SHORT = (256, 256, 3, 1, 1, 2, False, True)
+COMPARED = {
+    'without_lrn': ({}, [(*FIRST[:6], False, True), (*SECOND[:6], False, True), THIRD, FOURTH,
+                         FIFTH], 'conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8'),
+    'without_overlap': ({'window': 2}, [FIRST, SECOND, THIRD, FOURTH, FIFTH],
+                        'conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8'),
+    'one_gpu': ({}, [(3, 48, *FIRST[2:]), (48, 128, 5, 1, 2, 1, True, True),
+                     (128, 192, *THIRD[2:]), (192, 192, 3, 1, 1, 1, False, False),
+                     (192, 256, 3, 1, 1, 1, False, True)],
+                'conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8'),
+    'tanh': ({'activation': torch.nn.Tanh}, [FIRST, SECOND, THIRD, FOURTH, FIFTH],
+             'conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8'),
+    'without_3_4': ({}, [FIRST, SECOND, SHORT], 'conv1 conv2 conv5 fc6 fc7 fc8'),
+    'without_7': ({}, [FIRST, SECOND, THIRD, FOURTH, FIFTH],
+                  'conv1 conv2 conv3 conv4 conv5 fc6 fc8'),
+    'without_6_7': ({}, [FIRST, SECOND, THIRD, FOURTH, FIFTH],
+                    'conv1 conv2 conv3 conv4 conv5 fc8'),
+    'without_3_4_6_7': ({}, [FIRST, SECOND, SHORT], 'conv1 conv2 conv5 fc8'),
+}  # fmt: skip
+
+
+def compared_in_torch(variables, convolutions, names, units, window=3, activation=torch.nn.ReLU):
+    """Layers in order; units of the fully connected layers but the last, which has 10."""
+    layers = [torch.nn.ZeroPad2d((0, 3, 0, 3))]
+    for inputs, maps, kernel, stride, padding, groups, normalised, pooled in convolutions:
+        layers += [torch.nn.Conv2d(inputs, maps, kernel, stride, padding, groups=groups)]
+        layers += [activation()]
+        if normalised:
+            layers += [torch.nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)]
+        if pooled:
+            layers += [torch.nn.MaxPool2d(window, 2)]
+    layers += [torch.nn.Flatten()]
+    names, inputs = names.split(), 9216
+    for _ in names[len(convolutions) : -1]:
+        layers += [torch.nn.Linear(inputs, units), activation()]
+        inputs = units
+    peer = oracles.unfilled_torch(lambda: torch.nn.Sequential(*layers, torch.nn.Linear(inputs, 10)))
+    first = names[len(convolutions)]  # the fully connected layer that reads the maps
+    weighted = [layer for layer in peer if hasattr(layer, 'weight')]
+    for name, layer in zip(names, weighted, strict=True):
+        oracles.fill_torch(layer, variables, name, (6, 6) if name == first else None)
+    return peer
+
+
+@pytest.mark.parametrize('variant', COMPARED)
+def test_what_the_papers_compare_equals_pytorch(variant):
+    settings, convolutions, names = COMPARED[variant]
+    model = build(variant, fc_units=32, num_classes=10)
+    variables = oracles.random_variables(model)
+    assert set(variables['params']) == set(names.split())
+    x = images(2)
+    if variant == 'tanh':
+        x = x / 60  # does not saturate
+    logits, _ = oracles.jit(model.apply)(variables, x)
+    peer = compared_in_torch(variables, convolutions, names, 32, **settings)
+    oracles.assert_close(logits, oracles.run_torch(peer, x))
+
+
+def test_pooling_without_overlap_gives_maps_of_the_same_size():
+    """Section 3.4: "which produces output of equivalent dimensions"."""
+    names = ('pool1', 'pool2', 'pool5')
+    found = [oracles.abstract_endpoints(build(v)) for v in ('two_tower', 'without_overlap')]
+    assert all(found[0][name].shape == found[1][name].shape for name in names)
+
+
+def test_dense_without_fully_connected_layers():
+    """The classifier is then a convolution of 6x6 places."""
+    model = build('without_6_7', num_classes=10)
+    variables = oracles.random_variables(model)
+    x = images(1)
+    wide, converted = dense.to_convolutional(model, variables, 224)
+    scores, _ = oracles.jit(wide.apply)(converted, x)
+    assert scores.shape == (1, 1, 1, 10)
+    oracles.assert_close(scores[:, 0, 0], oracles.jit(model.apply)(variables, x)[0])
+    shape = jax.eval_shape(wide.apply, converted, images(1, 224, 288))[0].shape
+    assert shape == (1, 1, 3, 10)
+
+
+def test_tanh_has_no_deconvnet():
+    config = configuration.load('configs/alexnet.py:tanh')
+    network = Network.create(config, mesh.create_mesh(config.mesh))
+    check_method(network, 'gradient')
+    with pytest.raises(UserError, match='no meaning in a network of tanh'):
+        check_method(network, 'deconvnet')
 
 
 def torchvision_alexnet(variables):
@@ -188,7 +296,7 @@ def test_a_step_changes_every_parameter(dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', WHOLE)
 def test_a_step_of_the_whole_network_changes_every_parameter(variant, dtype):
     loss, changed = oracles.step_changes(build(variant, dtype=dtype), images(2))
     assert np.isfinite(loss)
@@ -196,7 +304,7 @@ def test_a_step_of_the_whole_network_changes_every_parameter(variant, dtype):
     assert all(share > 0 for share in changed.values()), changed
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', WHOLE)
 def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only(variant):
     model = build(variant, fc_units=512, num_classes=512)
     shapes = oracles.abstract_variables(model)
@@ -214,7 +322,7 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only(variant):
     assert (np.asarray(logits) == 1).all()
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', [*WHOLE, 'without_3_4'])
 def test_initialisation_of_section_5(variant):
     """Normal with mean 0 and deviation 0.01; biases 1 in layers 2, 4, 5, 6, 7, else 0."""
     model = build(variant, fc_units=128)
@@ -238,7 +346,9 @@ def test_smallest_size(variant):
         oracles.abstract_endpoints(model, (smallest + 30, smallest - 1))
     # The bound is the network's, not only the check's: one pixel less leaves fc6 a smaller map.
     unchecked = model.clone(minimum=1)
-    with pytest.raises(UserError, match='fc6: a map of 5x6 where the fully connected layer takes'):
+    first = 'fc8' if '6' in variant else 'fc6'
+    message = f'{first}: a map of 5x6 where the fully connected layer takes'
+    with pytest.raises(UserError, match=message):
         oracles.abstract_endpoints(unchecked, (smallest - 1, smallest))
 
 
@@ -261,7 +371,7 @@ def test_recipe(variant):
     assert (augment.crop, augment.size, augment.scale_min) == ('central_square', 224, 256)
     assert (augment.mirror, augment.pca_colour) == (True, 0.1)
     assert config.eval.protocol == 'ten_crop'
-    if variant == 'two_tower':
+    if variant != 'one_tower':
         assert (config.schedule.kind, config.schedule.drops) == ('plateau', 3)
         assert config.schedule.factor == 0.1
     with config.unlocked():
