@@ -6,7 +6,7 @@ so that an evaluation of images padded to a common size can find them.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -194,16 +194,27 @@ class BatchNorm(nn.Module):
         return (normal * scale + bias).astype(self.dtype)
 
 
+SQUEEZES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'mean': global_average_pool,
+    'max': lambda x: x.max(axis=(1, 2)),  # of padded images, too, it can be found
+    'none': lambda x: x,
+}
+EXCITATIONS = {'sigmoid': nn.sigmoid, 'relu': nn.relu, 'tanh': nn.tanh}
+
+
 class SqueezeExcitation(nn.Module):
     """Scales each map by a gate that reads all maps (Hu et al. 2018, section 3), [N, H, W, C].
 
     Squeeze: the mean over places; excitation: C / reduction units with ReLU, then C with sigmoid.
-    Raises UserError for a reduction to nothing.
+    The journal version compares the maximum and no squeeze, in which each place has a gate of its
+    own (section 7.1), and ReLU and tanh. Raises UserError for a reduction to nothing.
     """
 
     reduction: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    squeeze: str = 'mean'  # a key of SQUEEZES
+    excitation: str = 'sigmoid'  # a key of EXCITATIONS
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -216,9 +227,10 @@ class SqueezeExcitation(nn.Module):
         layer = functools.partial(
             nn.Dense, use_bias=self.use_bias, kernel_init=he_normal, dtype=self.dtype
         )
-        gate = nn.relu(layer(channels // self.reduction, name='down')(global_average_pool(x)))
-        gate = nn.sigmoid(layer(channels, name='up')(gate))
-        return x * gate[:, None, None, :]
+        gate = SQUEEZES[self.squeeze](x)
+        gate = nn.relu(layer(channels // self.reduction, name='down')(gate))
+        gate = EXCITATIONS[self.excitation](layer(channels, name='up')(gate))
+        return x * (gate if self.squeeze == 'none' else gate[:, None, None, :])
 
 
 # Krizhevsky 2014, section 4, for fc6, fc7 and fc8: the mesh axis along each dimension. A device has

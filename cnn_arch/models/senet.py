@@ -7,11 +7,18 @@ A residual network of bottlenecks whose 3x3 convolution may have groups; before 
 maps of each block are scaled by a squeeze-and-excitation gate (figure 3). Convolutions have no
 biases and are followed by batch normalisation. SE-BN-Inception stands in `bn_inception.py`.
 
+The ablations of section 6 and 7.1 of the journal version are `journal-...`: ResNet-50 with gates
+without biases, of another ratio, with another squeeze or excitation, in one stage alone, or at
+another place (figure 5): before the residual unit, after the addition and its ReLU, on the identity
+beside it, or after the 3x3 convolution.
+
 Departures: none. What the papers leave open follows the authors' released models: in Caffe for the
 SE networks (first max-pooling without padding, rounded up; the stride in SE-ResNet's first 1x1
 convolution but in SE-ResNeXt's and SENet-154's 3x3; biases in the gate, which the journal version
 drops: `gate_bias`), in Torch for ResNeXt (padding 1). Initialisation is He et al.'s (section 5),
-see `resnet.py`; the gate starts with it too.
+see `resnet.py`; the gate starts with it too. Not printed, hence our reading: the gate on the
+identity follows the projection where there is one; that after the 3x3 convolution follows its
+normalisation and ReLU.
 """
 
 import functools
@@ -40,14 +47,21 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # conv2_x .
 # The columns of table 1 and their deeper relatives. `width`: maps of conv2_x's 3x3 convolution,
 # doubled by each later stage; 32x4d is 32 groups of 4 maps, so 128.
 RESNET: dict[str, Any] = {'width': 64, 'groups': 1, 'stride_in': '1x1'}
+PLAIN: dict[str, Any] = {**RESNET, 'ceil_mode_pool': True}  # the column "re-implementation"
+SE_RESNET: dict[str, Any] = {**PLAIN, 'reduction': 16}
+JOURNAL: dict[str, Any] = {'blocks': BLOCKS[50], **SE_RESNET, 'gate_bias': False}
 RESNEXT: dict[str, Any] = {'width': 128, 'groups': 32, 'stride_in': '3x3'}
 SE_RESNEXT: dict[str, Any] = {**RESNEXT, 'reduction': 16, 'ceil_mode_pool': True}
 VARIANTS: dict[str, dict[str, Any]] = {
-    'se_resnet50': {'blocks': BLOCKS[50], **RESNET, 'reduction': 16, 'ceil_mode_pool': True},
-    'se_resnet101': {'blocks': BLOCKS[101], **RESNET, 'reduction': 16, 'ceil_mode_pool': True},
-    'se_resnet152': {'blocks': BLOCKS[152], **RESNET, 'reduction': 16, 'ceil_mode_pool': True},
+    'resnet50': {'blocks': BLOCKS[50], **PLAIN},
+    'resnet101': {'blocks': BLOCKS[101], **PLAIN},
+    'resnet152': {'blocks': BLOCKS[152], **PLAIN},
+    'se_resnet50': {'blocks': BLOCKS[50], **SE_RESNET},
+    'se_resnet101': {'blocks': BLOCKS[101], **SE_RESNET},
+    'se_resnet152': {'blocks': BLOCKS[152], **SE_RESNET},
     'resnext50': {'blocks': BLOCKS[50], **RESNEXT},
     'resnext101': {'blocks': BLOCKS[101], **RESNEXT},
+    'resnext101_64x4d': {'blocks': BLOCKS[101], **RESNEXT, 'width': 256, 'groups': 64},
     'se_resnext50': {'blocks': BLOCKS[50], **SE_RESNEXT},
     'se_resnext101': {'blocks': BLOCKS[101], **SE_RESNEXT},
     'senet154': {
@@ -62,6 +76,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         'projection': 3,  # 3x3 where a stage halves the map
         'dropout': 0.2,  # before the classifier
     },
+    'journal-resnet50': {**JOURNAL, 'reduction': 0},
+    'journal-se_resnet50': JOURNAL,
+    **{f'journal-r{ratio}': {**JOURNAL, 'reduction': ratio} for ratio in (2, 4, 8, 32)},  # table 10
+    'journal-max': {**JOURNAL, 'squeeze': 'max'},  # table 11
+    'journal-relu': {**JOURNAL, 'excitation': 'relu'},  # table 12
+    'journal-tanh': {**JOURNAL, 'excitation': 'tanh'},
+    **{f'journal-stage{stage}': {**JOURNAL, 'gated_stages': (stage,)} for stage in (2, 3, 4)},  # 13
+    'journal-pre': {**JOURNAL, 'gate_place': 'pre'},  # table 14
+    'journal-post': {**JOURNAL, 'gate_place': 'post'},
+    'journal-identity': {**JOURNAL, 'gate_place': 'identity'},
+    'journal-3x3': {**JOURNAL, 'gate_place': '3x3'},  # table 15
+    'journal-no_squeeze': {**JOURNAL, 'squeeze': 'none'},  # table 16
 }
 
 
@@ -75,6 +101,10 @@ class SENet(nn.Module):
     num_classes: int = 1000
     reduction: int = 0  # ratio r of the gate, 16 in table 1; 0 = no gate
     gate_bias: bool = True
+    gate_place: str = 'residual'  # as in figure 3; or pre, post, identity, 3x3
+    gated_stages: Sequence[int] = (2, 3, 4, 5)
+    squeeze: str = 'mean'  # see layers.SqueezeExcitation
+    excitation: str = 'sigmoid'
     ceil_mode_pool: bool = False  # first pooling: no padding and rounded up, or padding 1
     stem: Sequence[int] = (64,)  # maps of the first layers: one 7x7 or three 3x3 convolutions
     narrow_first: bool = False
@@ -91,7 +121,10 @@ class SENet(nn.Module):
             conv_general_dilated=cpu.convolution,
         )  # fmt: skip
         norm = functools.partial(BatchNorm, self.batch_norm, dtype=self.dtype)
-        gate = functools.partial(SqueezeExcitation, self.reduction, self.gate_bias, self.dtype)
+        gate = functools.partial(
+            SqueezeExcitation, self.reduction, self.gate_bias, self.dtype, self.squeeze,
+            self.excitation,
+        )  # fmt: skip
         endpoints: dict[str, Any] = {}
 
         x = images.astype(self.dtype)
@@ -106,6 +139,7 @@ class SENet(nn.Module):
 
         for stage, count in enumerate(self.blocks, 2):
             grouped, out = self.width * 2 ** (stage - 2), 256 * 2 ** (stage - 2)
+            gated = self.reduction and stage in self.gated_stages
             for index in range(1, count + 1):
                 stride = 2 if index == 1 and stage > 2 else 1
                 first, second = (stride, 1) if self.stride_in == '1x1' else (1, stride)
@@ -117,7 +151,7 @@ class SENet(nn.Module):
                 name = f'conv{stage}_{index}'
                 x = endpoints[name] = Block(
                     layers, self.projection if stride == 2 else 1, conv, norm,
-                    gate if self.reduction else None, name=name,
+                    gate if gated else None, self.gate_place, name=name,
                 )(x, train)  # fmt: skip  # [N, H / 2^stage, W / 2^stage, out]
         x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -129,7 +163,8 @@ class Block(nn.Module):
     """Figure 3: ReLU(gate(F(x)) + shortcut), [N, H, W, C] -> [N, H / stride, W / stride, maps].
 
     `layers`: (kernel, maps, stride, groups) of each convolution; `projection`: kernel of the
-    shortcut where the maps grow. `conv`, `norm` and `gate` construct the layers of the network.
+    shortcut where the maps grow. `conv`, `norm` and `gate` construct the layers of the network;
+    `gate_place` is where the gate stands.
     """
 
     layers: tuple[tuple[int, int, int, int], ...]
@@ -137,10 +172,16 @@ class Block(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     gate: Callable[..., nn.Module] | None
+    gate_place: str = 'residual'
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = x
+        def gated(x: jax.Array, place: str) -> jax.Array:
+            if self.gate is None or place != self.gate_place:
+                return x
+            return self.gate(name='se')(x)
+
+        y = gated(x, 'pre')
         for place, (kernel, maps, stride, groups) in enumerate(self.layers, 1):
             y = self.conv(
                 maps, (kernel, kernel), stride, padding=kernel // 2, feature_group_count=groups,
@@ -148,10 +189,10 @@ class Block(nn.Module):
             )(y)  # fmt: skip
             y = self.norm(name=f'bn{place}')(y, train)
             y = nn.relu(y) if place < len(self.layers) else y
-        if self.gate is not None:
-            y = self.gate(name='se')(y)
+            y = gated(y, '3x3') if kernel == 3 else y
+        y = gated(y, 'residual')
         if x.shape[-1] != maps:
             stride, kernel = math.prod(layer[2] for layer in self.layers), self.projection
             x = self.conv(maps, (kernel, kernel), stride, padding=kernel // 2, name='projection')(x)
             x = self.norm(name='projection_bn')(x, train)
-        return nn.relu(y + x)
+        return gated(nn.relu(y + gated(x, 'identity')), 'post')

@@ -44,6 +44,8 @@ SENET_COUNT = (
     'Hu et al. count a little more than convolutions and matrix products; the difference is below '
     '0.5 %.'
 )
+SENET_JOURNAL = 'Hu et al. 2019, table '
+SENET_UP = 'Hu et al. round parameters up, and count biases that the gates of these tables lack.'
 
 PRINTED: dict[str, Printed] = {
     'lenet:lenet1': Printed('5', '2,578', '98,442', 'LeCun et al. 1990', CONNECTIONS),
@@ -102,6 +104,9 @@ PRINTED: dict[str, Printed] = {
     'senet:se_resnet50': Printed('50', '28.1 M', '3.87 G', f'{SENET} and 7', SENET_COUNT),
     **{f'senet:{label}': Printed(depth, '', flops, SENET, note)
        for label, depth, flops, note in (
+        ('resnet50', '50', '3.86 G', ''),
+        ('resnet101', '101', '7.58 G', SENET_COUNT),
+        ('resnet152', '152', '11.30 G', SENET_COUNT),
         ('se_resnet101', '101', '7.60 G', SENET_COUNT),
         ('se_resnet152', '152', '11.32 G', SENET_COUNT),
         ('resnext50', '50', '4.24 G', SENET_COUNT),
@@ -111,6 +116,19 @@ PRINTED: dict[str, Printed] = {
         ('senet154', '154', '', ''),
         ('bn_inception', '', '2.03 G', ''),
         ('se_bn_inception', '', '2.04 G', SENET_COUNT),
+    )},
+    'senet:resnext101_64x4d': Printed('101', source='Xie et al. 2017, table 5'),
+    **{f'senet:journal-{label}': Printed('50', millions, flops, SENET_JOURNAL + number, note)
+       for label, millions, flops, number, note in (
+        ('resnet50', '25.6 M', '3.86 G', '13', ''), ('se_resnet50', '28.1 M', '3.87 G', '13',
+                                                     SENET_COUNT),
+        ('r2', '45.7 M', '', '10', ''), ('r4', '35.7 M', '', '10', SENET_UP),
+        ('r8', '30.7 M', '', '10', SENET_UP), ('r32', '26.9 M', '', '10', SENET_UP),
+        ('max', '', '', '11', ''), ('relu', '', '', '12', ''), ('tanh', '', '', '12', ''),
+        ('stage2', '25.6 M', '3.86 G', '13', ''), ('stage3', '25.7 M', '3.86 G', '13', ''),
+        ('stage4', '26.4 M', '3.86 G', '13', SENET_UP), ('pre', '', '', '14', ''),
+        ('post', '', '', '14', ''), ('identity', '', '', '14', ''),
+        ('3x3', '25.8 M', '3.86 G', '15', SENET_UP), ('no_squeeze', '28.1 M', '4.27 G', '16', ''),
     )},
 }  # fmt: skip
 

@@ -72,6 +72,7 @@ NARROW_ZFNET = [(maps // 16, *row) for maps, *row in zfnet.FIGURE_3]
 N = CLASSES
 FAMILIES = {
     'alexnet': (alexnet.AlexNet(NARROW_ALEXNET, 224, N, fc_units=32), 224),
+    'alexnet-67': (alexnet.AlexNet(NARROW_ALEXNET, 224, N, removed=(6, 7)), 224),
     'zfnet': (zfnet.ZFNet(NARROW_ZFNET, N, fc_units=32), 224),
     'vgg': (
         vgg.VGG((8, 'LRN', 'M', 8, 'M', (1, 8), 'M', 8, 'M', 8, 'M'), N, 16, input_size=64),
@@ -87,12 +88,15 @@ FAMILIES = {
         64,
     ),
     'se_resnet': (senet.SENet(**SE, num_classes=N), 64),
+    'se_max': (senet.SENet(**{**SE, 'squeeze': 'max'}, num_classes=N), 64),
+    'se_none': (senet.SENet(**{**SE, 'squeeze': 'none'}, num_classes=N), 64),
     'senet154': (senet.SENet(**SENET154, num_classes=N), 64),
     'bn_inception': (bn_inception.BNInception(num_classes=N, reduction=4), 64),
 }
 
 
-SLOW = ('googlenet', 'bn_inception', 'senet154', 'resnet-A', 'resnet-v2')
+SLOW = ('googlenet', 'bn_inception', 'senet154', 'resnet-A', 'resnet-v2', 'alexnet-67', 'se_max',
+        'se_none')  # fmt: skip
 
 
 @pytest.mark.parametrize(

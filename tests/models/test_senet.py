@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_arch import configuration, summary
+from cnn_arch import configuration, models, summary
 from cnn_arch.errors import UserError
 from cnn_arch.models import bn_inception, senet
 from cnn_arch.models.bn_inception import BNInception
@@ -25,6 +25,9 @@ from tests.models.test_resnet import check_he_normal, compare, slow_but, torch_b
 SIZES = [(224, 224), (75, 98)]
 VARIANTS = {**senet.VARIANTS, **bn_inception.VARIANTS}
 PARAMETERS = {
+    'resnet50': 25_557_032,
+    'resnet101': 44_549_160,
+    'resnet152': 60_192_808,
     'se_resnet50': 28_088_024,
     'se_resnet101': 49_326_872,
     'se_resnet152': 66_821_848,
@@ -36,6 +39,31 @@ PARAMETERS = {
     'bn_inception': 11_285_224,
     'se_bn_inception': 11_931_622,
 }
+STAGES = {2: (3, 256), 3: (4, 512), 4: (6, 1024), 5: (3, 2048)}  # blocks and maps, ResNet-50
+
+
+def gates(ratio=16, stages=(2, 3, 4, 5), maps=lambda stage: STAGES[stage][1]):
+    """Weights of ResNet-50's gates without biases: 2 / r * C^2 each."""
+    return sum(STAGES[stage][0] * 2 * maps(stage) ** 2 // ratio for stage in stages)
+
+
+# Before the unit, the first gate of a stage reads what the stage before gave: 64, 256, 512, 1024.
+BEFORE = sum(
+    2 * (first**2 + (count - 1) * maps**2) // 16
+    for first, (count, maps) in zip((64, 256, 512, 1024), STAGES.values(), strict=True)
+)
+JOURNAL = {
+    'resnet50': 0,
+    'se_resnet50': gates(),
+    **{f'r{ratio}': gates(ratio) for ratio in (2, 4, 8, 32)},
+    **{label: gates() for label in ('max', 'relu', 'tanh', 'post', 'identity', 'no_squeeze')},
+    **{f'stage{stage}': gates(stages=(stage,)) for stage in (2, 3, 4)},
+    'pre': BEFORE,
+    '3x3': gates(maps=lambda stage: STAGES[stage][1] // 4),
+}
+PARAMETERS |= {f'journal-{label}': 25_557_032 + count for label, count in JOURNAL.items()}
+# Xie et al. 2017: 64 groups of 4 maps in conv2_x, twice as many maps each stage; torchvision's.
+PARAMETERS['resnext101_64x4d'] = 83_455_272
 
 
 def build(label, **fields):
@@ -67,6 +95,19 @@ def test_parameters_by_reduction_ratio_of_table_7(reduction, millions):
     assert math.ceil(count / 1e5) / 10 == millions
 
 
+@pytest.mark.parametrize(
+    ('label', 'millions'),
+    [('r2', 45.7), ('r4', 35.7), ('r8', 30.7), ('se_resnet50', 28.1), ('r32', 26.9),
+     ('resnet50', 25.6), ('stage2', 25.6), ('stage3', 25.7), ('stage4', 26.4), ('3x3', 25.8),
+     ('no_squeeze', 28.1)],
+)  # fmt: skip
+def test_parameters_of_the_journals_tables_10_13_15_and_16(label, millions):
+    """Rounded up as well, and with the biases that section 6 of the journal version drops: the
+    prints of table 7. Without them r = 8 has 30.587 million."""
+    count = oracles.count_parameters(build(f'journal-{label}', gate_bias=True))
+    assert math.ceil(count / 1e5) / 10 == millions
+
+
 @pytest.mark.parametrize('label', ['se_resnet50', 'senet154', 'resnext50'])
 def test_additional_parameters_of_equation_5(label):
     """2 / r * sum over stages of N_s * C_s^2 for the gates, biases excluded."""
@@ -91,6 +132,12 @@ def test_additional_parameters_of_equation_5(label):
         ('se_resnext101', 8.00),
         ('bn_inception', 2.03),
         ('se_bn_inception', 2.04),
+        ('resnet50', 3.86),
+        ('resnet101', 7.58),
+        ('resnet152', 11.30),
+        ('journal-stage4', 3.86),
+        ('journal-3x3', 3.86),
+        ('journal-no_squeeze', 4.27),
     ],
 )
 def test_multiply_adds_of_table_2(label, printed):
@@ -194,6 +241,86 @@ def random_variables(model):
     return jax.tree_util.tree_map_with_path(shrink, oracles.random_variables(model))
 
 
+@pytest.mark.parametrize(
+    ('squeeze', 'excitation'),
+    [('max', 'sigmoid'), ('mean', 'relu'), ('mean', 'tanh'), ('none', 'sigmoid')],
+)
+def test_other_squeezes_and_excitations_by_hand(squeeze, excitation):
+    """Journal version, sections 6.2, 6.3 and 7.1, in float64."""
+    layer = SqueezeExcitation(4, False, squeeze=squeeze, excitation=excitation)
+    x = oracles.random_images(2, 5, 3, 16)
+    rng = np.random.default_rng(0)
+    down, up = rng.normal(size=(16, 4)), rng.normal(size=(4, 16))
+    values = x.astype(np.float64)
+    gate = np.empty_like(values)
+    for n, h, w in np.ndindex(values.shape[:3]):
+        squeezed = {
+            'mean': values[n].mean(axis=(0, 1)),
+            'max': values[n].max(axis=(0, 1)),
+            'none': values[n, h, w],
+        }[squeeze]
+        last = np.maximum(squeezed @ down, 0) @ up
+        gate[n, h, w] = {
+            'sigmoid': 1 / (1 + np.exp(-last)),
+            'relu': np.maximum(last, 0),
+            'tanh': np.tanh(last),
+        }[excitation]
+    params = jax.tree.map(np.float32, {'down': {'kernel': down}, 'up': {'kernel': up}})
+    oracles.assert_close(layer.apply({'params': params}, x), values * gate, 1e-5)
+
+
+def block_by_hand(params, stats, x, place, stride):
+    """A bottleneck with a gate in PyTorch, float64, from figure 5 of the journal version."""
+
+    def conv(name, x, stride=1, padding=0):
+        kernel = torch.tensor(np.asarray(params[name]['kernel'], np.float64).transpose(3, 2, 0, 1))
+        return torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding)
+
+    def norm(name, x):
+        values = [stats[name]['mean'], stats[name]['var'], params[name]['scale'],
+                  params[name]['bias']]  # fmt: skip
+        tensors = [torch.tensor(np.asarray(value, np.float64)) for value in values]
+        return torch.nn.functional.batch_norm(x, *tensors, eps=1e-5)
+
+    def gate(x):
+        weights = [torch.tensor(np.asarray(params['se'][name]['kernel'], np.float64))
+                   for name in ('down', 'up')]  # fmt: skip
+        z = torch.sigmoid(torch.relu(x.mean((2, 3)) @ weights[0]) @ weights[1])
+        return x * z[:, :, None, None]
+
+    identity = x
+    if place == 'pre':
+        x = gate(x)
+    x = torch.relu(norm('bn1', conv('conv1', x, stride)))
+    x = torch.relu(norm('bn2', conv('conv2', x, padding=1)))
+    if place == '3x3':
+        x = gate(x)
+    x = norm('bn3', conv('conv3', x))
+    if place == 'residual':
+        x = gate(x)
+    if 'projection' in params:
+        identity = norm('projection_bn', conv('projection', identity, stride))
+    if place == 'identity':
+        identity = gate(identity)
+    x = torch.relu(x + identity)
+    return gate(x) if place == 'post' else x
+
+
+@pytest.mark.parametrize('place', ['residual', 'pre', 'post', 'identity', '3x3'])
+def test_places_of_the_gate_by_hand(place):
+    """The second and third block of a narrow network: one as it is, one that halves the map."""
+    label = 'journal-' + {'residual': 'se_resnet50'}.get(place, place)
+    model = build(label, blocks=(2, 1), width=16, reduction=8, num_classes=3)
+    variables = random_variables(model)
+    x = oracles.random_images(2, 32, 40, 3)
+    _, endpoints = oracles.jit(model.apply)(variables, x)
+    for before, name, stride in (('conv2_1', 'conv2_2', 1), ('conv2_2', 'conv3_1', 2)):
+        entering = torch.tensor(np.asarray(endpoints[before], np.float64).transpose(0, 3, 1, 2))
+        trees = variables['params'][name], variables['batch_stats'][name]
+        expected = block_by_hand(*trees, entering, place, stride).numpy().transpose(0, 2, 3, 1)
+        oracles.assert_close(endpoints[name], expected, 1e-5)
+
+
 @pytest.mark.parametrize('reduction', [-16, 257])
 def test_reductions_to_nothing(reduction):
     with pytest.raises(UserError, match=f'reduction = {reduction}: it must be at most 256'):
@@ -254,6 +381,19 @@ def test_logits_equal_timms_ports_of_the_authors_networks(label):
 @pytest.mark.parametrize('label', ['se_resnext50', 'senet154'])
 def test_logits_of_one_block_a_stage_equal_timms_ports(label):
     compare_with_timms_port(label, [(75, 98), (64, 61)], blocks=(1, 1, 1, 1))
+
+
+def test_logits_of_one_block_a_stage_equal_torchvisions_64x4d():
+    """resnext101_64x4d with one block a stage, from torchvision's own class."""
+    resnet = oracles.torchvision().models.resnet
+    peer = oracles.unfilled_torch(
+        functools.partial(resnet.ResNet, resnet.Bottleneck, [1, 1, 1, 1], groups=64,
+                          width_per_group=4)
+    )  # fmt: skip
+    model = build('resnext101_64x4d', blocks=(1, 1, 1, 1))
+    variables = random_variables(model)
+    run = fill_residual(peer, {'conv1': 'conv1', 'bn1': 'bn1'}, peer.fc, variables)
+    compare(model, run, variables, (64, 75))
 
 
 @pytest.mark.slow
@@ -382,9 +522,14 @@ def test_a_step_changes_every_parameter(dtype):
     check_step('se_resnet50', dtype, own_start=False, blocks=(1, 1, 1, 1))
 
 
+@pytest.mark.parametrize('label', ['journal-no_squeeze', 'journal-max'])
+def test_a_step_changes_every_parameter_of_other_gates(label):
+    check_step(label, jnp.float32, own_start=False, blocks=(1, 1, 1, 1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize('label', VARIANTS)
+@pytest.mark.parametrize('label', [label for label in VARIANTS if 'journal' not in label])
 def test_a_step_changes_every_parameter_of_every_variant(label, dtype):
     check_step(label, dtype)
 
@@ -436,14 +581,32 @@ def test_the_smallest_images(label, smallest):
 # Recipes.
 
 
-@pytest.mark.parametrize('label', VARIANTS)
+@pytest.mark.parametrize('label', [label for label in VARIANTS if 'journal' not in label])
 def test_the_recipe_is_the_papers(label):
     config = configuration.load(f'configs/senet.py:{label}')
     configuration.validate(config)
-    big = label == 'senet154'
-    assert config.train.batch_size == (2048 if big else 1024)
+    big, xie = label == 'senet154', label == 'resnext101_64x4d'
+    assert config.train.batch_size == (2048 if big else 256 if xie else 1024)
+    assert config.train.epochs == 100
     rate = schedules.learning_rate(config, steps_per_epoch=10)
     rates = [float(rate(epoch * 10)) for epoch in (0, 29, 30, 60, 99)]
-    first = 1.0 if big else 0.6
+    first = 1.0 if big else 0.1 if xie else 0.6
     np.testing.assert_allclose(rates, [first, first, first / 10, first / 100, first / 1000])
     assert config.loss.label_smoothing == (0.1 if big else 0.0)
+    assert config.optim.weight_decay == (2e-4 if 'inception' in label else 1e-4)
+    assert config.optim.decay_all == xie  # Torch's optim.sgd decays all
+    assert (config.optim.rule == 'nesterov') == xie
+    assert config.data.augment.crop == ('random_sized' if xie else 'random_resized')
+
+
+@pytest.mark.parametrize('label', [label for label in VARIANTS if 'journal' in label])
+def test_the_recipe_of_the_journals_ablations(label):
+    """Section 6: rate 0.1, a tenth at each plateau, smoothed labels, gates without biases."""
+    config = configuration.load(f'configs/senet.py:{label}')
+    configuration.validate(config)
+    assert (config.optim.learning_rate, config.train.batch_size) == (0.1, 256)
+    schedule = config.schedule
+    assert (schedule.kind, schedule.factor, schedule.drops) == ('plateau', 0.1, 3)
+    assert config.loss.label_smoothing == 0.1
+    assert not models.build(config.model).gate_bias
+    assert models.build(config.model) == build(label)

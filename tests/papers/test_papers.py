@@ -21,7 +21,7 @@ TABLES = {
     'resnet': '2345',
     'densenet': '3',
     'xception': '1',
-    'senet': '24',
+    'senet': '247',
 }
 
 
@@ -93,13 +93,82 @@ def check_runnable(row: Row, where: str) -> None:
 def test_findings_name_rows_that_bear_them_out() -> None:
     for published in PAPERS.values():
         for finding in published.findings:
+            assert len(finding.differences) in (0, len(finding.pairs))
+            assert all(difference > 0 for difference in finding.differences)
             for label, worse, better in finding.pairs:
                 errors = []
                 for place in (worse, better):
                     number, _, name = place.partition('/')
                     rows = {row.name: row for row in published.tables[number].rows}
                     errors.append(rows[name])
+                if finding.differences:  # nothing else is printed
+                    assert errors[0].top1_error is errors[1].top1_error is None
+                    continue
                 metric = 'top1_error'
                 if None in (errors[0].top1_error, errors[1].top1_error):
                     metric = 'top5_error'
                 assert getattr(errors[0], metric) > getattr(errors[1], metric), label
+
+
+def test_alexnets_comparisons_are_the_papers() -> None:
+    """Sections 3.2 to 3.4: points by which two GPUs, normalisation and overlap lower the errors."""
+    printed = transcription()['alexnet']['ablations']['deltas']
+    points = [(one['top1_error_drop'], one['top5_error_drop']) for one in printed[:3]]
+    rows = {row.name: row.columns for row in PAPERS['alexnet'].tables['sections'].rows}
+    for name, drop in zip(('one_gpu', 'without_lrn', 'without_overlap'), points, strict=True):
+        assert f'{drop[0]} / {drop[1]}' in rows[name].values()
+    (finding,) = PAPERS['alexnet'].findings
+    assert finding.differences == tuple(top1 for top1, _ in points)
+
+
+def test_zfnets_training_errors_are_the_papers() -> None:
+    printed = [row['top1_error_train'] for row in transcription()['zfnet']['tables']['2']['rows']]
+    rows = PAPERS['zfnet'].tables['2'].rows
+    assert [float(row.columns['train top-1']) for row in rows] == printed
+    assert all(row.config for row in rows)
+
+
+def test_the_journal_ablations_of_senet_are_printed_so() -> None:
+    printed, tables = transcription()['senet']['tables'], PAPERS['senet'].tables
+
+    def errors(number: str) -> dict[str, tuple[float | None, float | None]]:
+        rows = tables[f'journal-{number}'].rows
+        return {row.name: (row.top1_error, row.top5_error) for row in rows}
+
+    ratios = errors('10')
+    for row in printed['7']['tpami']['rows']:
+        name = {'original': 'resnet50', 16: 'se_resnet50'}.get(row['r'], f'r{row["r"]}')
+        assert ratios[name] == (row['top1_error'], row['top5_error'])
+    other = printed['tpami_11_16']
+    plain, gated = tuple(other['stages']['none']), tuple(other['stages']['all'])
+    assert errors('11') == {'max': tuple(other['squeeze']['max']), 'se_resnet50': gated}
+    assert errors('12') == {
+        'relu': tuple(other['excitation']['relu']),
+        'tanh': tuple(other['excitation']['tanh']),
+        'se_resnet50': gated,
+    }
+    stages = {f'stage{stage}': tuple(other['stages'][stage]) for stage in '234'}
+    assert errors('13') == {'resnet50': plain, **stages, 'se_resnet50': gated}
+    integration = other['integration']
+    assert errors('14') == {
+        'se_resnet50': gated,
+        'pre': tuple(integration['SE-PRE']),
+        'post': tuple(integration['SE-POST']),
+        'identity': tuple(integration['SE-Identity']),
+    }
+    assert errors('15') == {'se_resnet50': gated, '3x3': tuple(other['se_3x3'])}
+    assert errors('16') == {
+        'resnet50': plain, 'no_squeeze': tuple(other['no_squeeze']), 'se_resnet50': gated,
+    }  # fmt: skip
+
+
+def test_decay_of_biases_is_as_the_configs_say() -> None:
+    """None of these papers says; each config's docstring says why."""
+    decays_all = {'vgg:D': False, 'resnet:50': True, 'densenet:121': True,
+                  'senet:se_resnet50': False, 'senet:resnext101_64x4d': True}  # fmt: skip
+    for name, expected in decays_all.items():
+        family, _, variant = name.partition(':')
+        assert loaded(f'configs/{family}.py:{variant}').optim.decay_all == expected
+        text = (configuration.CONFIGS / f'{family}.py').read_text()
+        assert '\nDecay:' in text
+        assert 'optim.decay_all=' in text
