@@ -17,6 +17,7 @@ from cnn_arch.errors import UserError
 from cnn_arch.models import bn_inception, senet
 from cnn_arch.models.bn_inception import BNInception
 from cnn_arch.models.layers import BatchNormSettings, SqueezeExcitation
+from cnn_arch.models.resnet import ResNet
 from cnn_arch.models.senet import SENet
 from cnn_arch.training import schedules
 from tests import oracles
@@ -381,6 +382,17 @@ def test_logits_equal_timms_ports_of_the_authors_networks(label):
 @pytest.mark.parametrize('label', ['se_resnext50', 'senet154'])
 def test_logits_of_one_block_a_stage_equal_timms_ports(label):
     compare_with_timms_port(label, [(75, 98), (64, 61)], blocks=(1, 1, 1, 1))
+
+
+def test_the_plain_networks_are_he_et_als():
+    """The column "re-implementation": the authors' ResNet, whose pooling in Caffe rounds up."""
+    fields = {'blocks': (1, 1, 1, 1), 'num_classes': 5}
+    model = build('resnet50', **fields)
+    theirs = ResNet(bottleneck=True, ceil_mode_pool=True, **fields)
+    variables = random_variables(model)
+    x = oracles.random_images(2, 50, 61, 3)
+    logits = [oracles.jit(m.apply)(variables, x)[0] for m in (model, theirs)]
+    oracles.assert_close(*logits, 1e-6)
 
 
 def test_logits_of_one_block_a_stage_equal_torchvisions_64x4d():
