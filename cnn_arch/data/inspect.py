@@ -22,6 +22,7 @@ from cnn_arch.arguments import Parser
 from cnn_arch.data import loader, preprocess, progress, sources
 from cnn_arch.data.preparation import records
 from cnn_arch.errors import UserError
+from cnn_arch.keys import check_read
 from configs import base
 
 CAPTION = 12  # pixels below a picture of the sheet
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(rest)
     config = configuration.load(args.config) if args.config else base.get_config().lock()
     commands.apply_overrides(config, overrides)
+    check_read(overrides, ('data.', 'seed'))
     if pathlib.Path(args.dataset).is_dir():
         config.data.source, config.data.dir = 'folder', args.dataset
     else:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from cnn_arch import mesh as meshes
 from cnn_arch.data import preprocess
 from cnn_arch.evaluation import dense, ragged
-from cnn_arch.evaluation.protocols import Plan
+from cnn_arch.evaluation.protocols import SLIDING, Plan
 from cnn_arch.models import layers
 
 
@@ -26,6 +26,7 @@ class Network:
     data: ml_collections.FrozenConfigDict  # config.data: mean, std, channels
     crop: int
     average: str
+    sliding: bool
     mesh: Mesh
 
     @classmethod
@@ -34,7 +35,8 @@ class Network:
     ) -> 'Network':
         """The network that `config` evaluates."""
         data = ml_collections.FrozenConfigDict(config.data)
-        return cls(model, repr(model), data, plan.crop, plan.average, mesh)
+        sliding = plan.pooling == SLIDING
+        return cls(model, repr(model), data, plan.crop, plan.average, sliding, mesh)
 
     def posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
         """uint8 [N, crop, crop, C] -> float32 [N, classes]."""
@@ -46,7 +48,7 @@ class Network:
         """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map."""
         variables = dense.reshaped(variables, _dense_variables(self))
         pixels = preprocess.normalise({'image': images}, self.data)
-        scores, _ = dense.convolutional(self.model).apply(variables, pixels)
+        scores, _ = dense.convolutional(self.model, self.sliding).apply(variables, pixels)
         if scores.ndim == 2:  # the network itself pools over all places
             return jax.nn.softmax(scores)
         if self.average == 'scores':
@@ -61,7 +63,8 @@ class Network:
 @functools.lru_cache(maxsize=16)
 def _dense_variables(network: Network) -> Any:
     size, channels = network.data.augment.size, network.data.channels
-    return dense.abstract_variables(dense.convolutional(network.model), size, channels)
+    model = dense.convolutional(network.model, network.sliding)
+    return dense.abstract_variables(model, size, channels)
 
 
 @functools.lru_cache(maxsize=16)

@@ -51,6 +51,15 @@ VIEWS = {
 # averaged"). `posteriors`: the softmax at each place is averaged.
 AVERAGES = ('scores', 'posteriors')
 
+# How a network whose classifier follows one pooling over the whole map, as ResNet's does, sees a
+# larger image (He et al. 2016, section 3.4: "the fully-convolutional form"; the paper prints no
+# more). `global`: it pools over the whole map. `sliding`: its 7x7 pooling slides over the map in
+# steps of one place, which gives a class score map as VGG's fully connected layers do. As the
+# classifier is linear, with averaged scores the two differ in weights alone: a place at the border
+# of the map lies in fewer windows than one inside, so that sliding makes less of it.
+GLOBAL, SLIDING = 'global', 'sliding'
+SLIDING_NETWORKS = ('resnet',)
+
 TEST_SCALE = 'eval.scale'
 # {S - 32, S, S + 32} for training at one scale S, {Smin, 0.5 (Smin + Smax), Smax} after scale
 # jitter (Simonyan & Zisserman, section 4.2).
@@ -64,6 +73,7 @@ class Protocol:
     scales: tuple[int, ...] | str
     views: tuple[str, ...]
     average: str = 'scores'
+    pooling: str = GLOBAL
 
 
 PROTOCOLS = {
@@ -79,7 +89,9 @@ PROTOCOLS = {
     'googlenet_1': Protocol((256,), ('center',)),
     'googlenet_10': Protocol((256,), ('ten_crop',)),
     'googlenet_144': Protocol((256, 288, 320, 352), ('googlenet',)),
-    'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),  # table 4
+    # Table 4, in both readings; mirroring, which is not printed, as in VGG.
+    'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),
+    'resnet_multiscale_sliding': Protocol((224, 256, 384, 480, 640), ('whole',), pooling=SLIDING),
 }
 
 
@@ -93,6 +105,7 @@ class Plan:
     average: str
     crop: int
     mirror: bool
+    pooling: str = GLOBAL
 
 
 def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
@@ -102,7 +115,7 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
     for what does not exist and for windows larger than the smallest scale.
     """
     name = name or config.eval.protocol
-    protocol = _known('eval.protocol', name, PROTOCOLS)
+    protocol = known('eval.protocol', name, PROTOCOLS)
     scales: tuple[int, ...]
     if protocol.scales == TEST_SCALE:
         scales = (config.eval.scale,)
@@ -116,16 +129,19 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
     average = config.eval.average or protocol.average
     if average not in AVERAGES:
         raise UserError(f'eval.average = {average!r}: choose one of {", ".join(AVERAGES)}')
-    if any(type(scale) is not int or scale < 1 for scale in scales):
-        raise UserError(f'eval.scales = {scales}: expected sizes in pixels')
     crop = config.eval.crop or config.data.augment.size
-    windows = any(_known('eval.views', view, VIEWS).places for view in views)
+    windows = any(known('eval.views', view, VIEWS).places for view in views)
     if windows and crop > min(scales):
         raise UserError(
             f'protocol {name}: windows of {crop} pixels do not fit into images of scale '
             f'{min(scales)}: change eval.scale (or eval.scales), or eval.crop'
         )
-    return Plan(name, scales, views, average, crop, config.eval.mirror)
+    if protocol.pooling == SLIDING and config.model.name not in SLIDING_NETWORKS:
+        raise UserError(
+            f'protocol {name} is for {", ".join(SLIDING_NETWORKS)}: {config.model.name} has no '
+            'pooling of 7x7 that could slide; use resnet_multiscale or dense'
+        )
+    return Plan(name, scales, views, average, crop, config.eval.mirror, protocol.pooling)
 
 
 def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int, ...]:
@@ -138,7 +154,8 @@ def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int
     return (low - 32, low, low + 32) if low == high else (low, (low + high) // 2, high)
 
 
-def _known(key: str, name: str, table: dict[str, Entry]) -> Entry:
+def known(key: str, name: str, table: dict[str, Entry]) -> Entry:
+    """The entry of a table. Raises UserError that lists the names there are."""
     if name not in table:
         raise UserError(f'{key} = {name!r}: choose one of {", ".join(table)}')
     return table[name]

@@ -12,7 +12,8 @@ A, B = 'configs/zfnet.py:a', 'configs/zfnet.py:b'
 ALEXNET = 'configs/alexnet.py:two_tower'
 REMOVED = 'a network without some of its layers: not one of this project'
 REPLICATION = (
-    "Zeiler & Fergus' own replication of Krizhevsky et al.; with configs/alexnet.py:two_tower"
+    "the paper's is Zeiler & Fergus' own replication of Krizhevsky et al., ours is "
+    'configs/alexnet.py:two_tower'
 )
 
 
@@ -68,7 +69,8 @@ def _ablation(
     columns = {'model': model, 'train top-1': f'{train}'}
     if not config:
         return cited(name, top1, top5, columns=columns, note=REMOVED)
-    return Row(name, top1, top5, config, overrides, 'ten_crop', run, columns=columns)
+    note = REPLICATION if config == ALEXNET else ''
+    return Row(name, top1, top5, config, overrides, 'ten_crop', run, columns=columns, note=note)
 
 
 TABLE_2 = (
