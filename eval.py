@@ -28,7 +28,7 @@ import pathlib
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, commands, keys, mesh, models, preflight
+from cnn_arch import cluster, commands, config_keys, mesh, models, preflight
 from cnn_arch.data import sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import predictions, protocols, table_command, tables
@@ -96,7 +96,7 @@ def check_typed(
             raise UserError('--protocol and --config.eval.protocol are one setting: give one')
         config = config.copy_and_resolve_references()
         config.eval.protocol = protocol
-    keys.check_typed(config, typed, (keys.TESTING,))
+    config_keys.check_typed(config, typed, (config_keys.TESTING,))
 
 
 def measure(

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from cnn_arch import cluster, configuration, keys
+from cnn_arch import cluster, config_keys, configuration
 from cnn_arch.configuration import flatten
 from cnn_arch.errors import CODES, NOT_WRITTEN, PREEMPTED, UserError, storage_problem
 
@@ -84,12 +84,12 @@ def _end_of_several(text: str, code: int) -> None:
 def parse(
     parser: argparse.ArgumentParser,
     argv: Sequence[str],
-    uses: Collection[str] = (keys.TRAINING, keys.TESTING),
+    uses: Collection[str] = (config_keys.TRAINING, config_keys.TESTING),
 ) -> tuple[argparse.Namespace, ml_collections.ConfigDict]:
     """Parses `--config=FILE:VARIANT` with its `--config.key=value` and the parser's own flags.
 
     Raises UserError for keys that do not exist, values of a wrong type or out of range, and keys
-    that nothing would look at in what the command does (`uses`, see cnn_arch/keys.py).
+    that nothing would look at in what the command does (`uses`, see cnn_arch/config_keys.py).
     """
     parser.allow_abbrev = False
     parser.add_argument(
@@ -103,7 +103,7 @@ def parse(
     config = configuration.load(args.config)
     apply_overrides(config, overrides)
     configuration.validate(config)
-    keys.check_typed(config, overrides, uses)
+    config_keys.check_typed(config, overrides, uses)
     return args, config
 
 
@@ -164,7 +164,7 @@ def _read(key: str, text: str, default: Any) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         value = text
-    if kind is float and type(value) is int and abs(value) < keys.UNBOUNDED:
+    if kind is float and type(value) is int and abs(value) < config_keys.UNBOUNDED:
         value = float(value)
     if kind is tuple and isinstance(value, str):  # names: ten_crop,whole
         value = tuple(part.strip() for part in value.split(',') if part.strip())
@@ -172,6 +172,7 @@ def _read(key: str, text: str, default: Any) -> Any:
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if type(value) is not kind:
         raise UserError(
-            f'--config.{key}={keys.shorter(text)}: expected {kind.__name__}, e.g. {default!r}'
+            f'--config.{key}={config_keys.shorter(text)}: expected {kind.__name__}, '
+            f'e.g. {default!r}'
         )
     return value

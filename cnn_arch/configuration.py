@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from cnn_arch import keys
+from cnn_arch import config_keys
 from cnn_arch.errors import UserError
 from cnn_arch.models import MODELS
 
@@ -82,8 +82,8 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, An
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for values that are impossible, alone (cnn_arch/keys.py) or together."""
-    keys.check_values(flatten(config))
+    """Raises UserError for values that are impossible: alone (config_keys.py), or together."""
+    config_keys.check_values(flatten(config))
     augment = config.data.augment
     scaled = augment.crop in ('isotropic', 'central_square')
     if config.train.update_size and config.train.batch_size % config.train.update_size:

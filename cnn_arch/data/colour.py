@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_arch import commands, keys
+from cnn_arch import commands, config_keys
 from cnn_arch.arguments import Parser
 from cnn_arch.data import decode, sources
 from cnn_arch.data.progress import Progress
@@ -25,7 +25,7 @@ from cnn_arch.errors import UserError
 def main(argv: Sequence[str]) -> None:
     """The command line; raises UserError."""
     args, config = commands.parse(_parser(), argv, uses=())
-    keys.check_read(commands.split_overrides(argv)[0], ('data.',))
+    config_keys.check_read(commands.split_overrides(argv)[0], ('data.',))
     if config.data.channels != 3:
         raise UserError('principal components of colours need data.channels=3')
     if args.images < 1:

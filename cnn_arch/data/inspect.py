@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 
 from cnn_arch import commands, configuration
 from cnn_arch.arguments import Parser
+from cnn_arch.config_keys import check_read
 from cnn_arch.data import loader, preprocess, progress, sources
 from cnn_arch.data.preparation import records
 from cnn_arch.errors import UserError
-from cnn_arch.keys import check_read
 from configs import base
 
 CAPTION = 12  # pixels below a picture of the sheet

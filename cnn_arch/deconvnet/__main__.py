@@ -24,7 +24,7 @@ import argparse
 import pathlib
 import sys
 
-from cnn_arch import commands, keys, mesh
+from cnn_arch import commands, config_keys, mesh
 from cnn_arch.arguments import Parser
 from cnn_arch.deconvnet import page
 from cnn_arch.deconvnet.network import Network
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     commands.apply_overrides(config, typed)
     with_center = config.copy_and_resolve_references()
     with_center.eval.protocol = 'center'  # the views that pictures.py takes
-    keys.check_typed(with_center, typed, (keys.TESTING,))
+    config_keys.check_typed(with_center, typed, (config_keys.TESTING,))
     network = Network.create(config, mesh.create_mesh(config.mesh))
     write = study.prepare(Request(args, config, found, network))
 

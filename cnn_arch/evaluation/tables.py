@@ -21,7 +21,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import commands, configuration, keys, mesh, models
+from cnn_arch import commands, config_keys, configuration, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
@@ -180,9 +180,12 @@ class Runner:
         tested = [member for row in rows for member in (row.members or (row,)) if member.config]
         configs = [self._config(row) for row in tested] if self._overrides else []
         for key, text in self._overrides:
-            reasons = [keys.without_effect(config, key, (keys.TESTING,)) for config in configs]
+            reasons = [
+                config_keys.without_effect(config, key, (config_keys.TESTING,))
+                for config in configs
+            ]
             if reasons and all(reasons):
-                raise keys.no_effect(key, text, reasons[0])
+                raise config_keys.no_effect(key, text, reasons[0])
 
     def _line(self, row: Row) -> Line:
         missing = [member.note for member in row.members or (row,) if not member.config]
@@ -194,14 +197,14 @@ class Runner:
             network = self._network(row)
         except UserError as error:
             return Line(row, None, str(error))
-        trained, config = network
         departures = tuple(self._departures(row, *network))
-        return Line(row, self._measure(*network), '', trained.described(config), departures)
+        return Line(row, self._measure(*network), '', self._called(row, network[0]), departures)
 
     def _ensemble_line(self, row: Row) -> Line:
         """Of a row with members, each a network of its own. Raises UserError where some lack."""
         networks: list[tuple[Trained, ml_collections.ConfigDict]] = []
         departures: list[str] = []
+        called: list[str] = []
         lacking: dict[str, str] = {}
         for member in row.members:
             try:
@@ -210,15 +213,18 @@ class Runner:
                 lacking[member.name or member.folder] = str(error)
                 continue
             networks.append(network)
+            called.append(self._called(member, network[0]))
             departures += [f'{member.folder}: {d}' for d in self._departures(member, *network)]
-        described = [trained.described(config) for trained, config in networks]
         if lacking:
             raise UserError(
                 f'needs {len(row.members)} networks, {len(networks)} found'
-                f'{": " if networks else ""}{", ".join(described)}; missing members: '
+                f'{": " if networks else ""}{", ".join(called)}; missing members: '
                 f'{", ".join(lacking)} ({next(iter(lacking.values()))})'
             )
-        return Line(row, self._ensemble(networks), '', ', '.join(described), tuple(departures))
+        return Line(row, self._ensemble(networks), '', ', '.join(called), tuple(departures))
+
+    def _called(self, row: Row, trained: Trained) -> str:
+        return trained.described(self._config(row, typed=False))
 
     def _network(
         self, row: Row, others: Sequence[Trained] = ()
@@ -244,9 +250,9 @@ class Runner:
         found = trained.departures(row, self._config(row, typed=False))
         own = self._own_test(row, trained)
         for key in dict.fromkeys(key for key, _ in self._overrides):
-            ours, rows = keys.leaf(config, key), keys.leaf(own, key)
-            alike = key == 'data.eval_split' and {ours, rows} <= set(keys.VALIDATION)
-            if keys.of(key).figures and ours != rows and not alike:
+            ours, rows = config_keys.leaf(config, key), config_keys.leaf(own, key)
+            alike = key == 'data.eval_split' and {ours, rows} <= set(config_keys.VALIDATION)
+            if config_keys.of(key).figures and ours != rows and not alike:
                 found.append(f'tested with {key} = {ours!r}, the row has {rows!r}')
         return found
 

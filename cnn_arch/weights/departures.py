@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from cnn_arch import keys
+from cnn_arch import config_keys
 from cnn_arch.configuration import flatten
 from cnn_arch.evaluation.tables import set_keys
 from cnn_arch.papers.published import Row
@@ -43,7 +43,7 @@ def of_weights(known_as: str, file: str, row: Row) -> list[str]:
 
 def same_recipe(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     """Whether two runs were made alike, their seeds among it."""
-    seeds = {key for key in one.keys() | two.keys() if keys.is_seed(key)}
+    seeds = {key for key in one.keys() | two.keys() if config_keys.is_seed(key)}
     alike = all(one.get(key) == two.get(key) for key in seeds)
     return alike and not _differences(one, complete(two))
 
@@ -65,10 +65,10 @@ def _differences(made: Mapping[str, Any], config: ml_collections.ConfigDict) -> 
     run, wanted = complete(made), flatten(config)
     result = []
     for key in sorted(made.keys() & wanted.keys()):
-        ours, rows = keys.leaf(run, key), wanted[key]
+        ours, rows = config_keys.leaf(run, key), wanted[key]
         if not _same(key, ours, rows) and any(_counts(key, c) for c in (run, config)):
             result.append(
-                f'trained with {key} = {keys.shown(ours)}, the row has {keys.shown(rows)}'
+                f'trained with {key} = {config_keys.shown(ours)}, the row has {config_keys.shown(rows)}'
             )
     return result
 
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 def _counts(key: str, config: ml_collections.ConfigDict) -> bool:
     """Whether a key belongs to how the network of a configuration is trained."""
-    line = keys.of(key)
+    line = config_keys.of(key)
     if line.recipe is None or line.training is None:
         return False
     return not line.recipe(config) and not line.training(config)

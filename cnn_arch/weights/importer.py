@@ -24,10 +24,10 @@ import numpy as np
 
 from cnn_arch import commands, configuration, models
 from cnn_arch.commands import flatten
+from cnn_arch.config_keys import no_effect
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
-from cnn_arch.keys import no_effect
 from cnn_arch.training import checkpoint
 from cnn_arch.weights import caffe, keras_h5, layouts, public, safetensors_file, torch_pickle
 from cnn_arch.weights.families import FAMILIES

@@ -47,7 +47,7 @@ class Run:
         return f'step {self.step:,}'
 
     def described(self, config: ml_collections.ConfigDict) -> str:
-        """How a table calls it; `config` is that of its test."""
+        """How a table calls it; `config` is that of its row."""
         kept = {'data.source': 'on', 'model.dtype': 'in'}
         others = [
             f', trained {word} {self.made[key]}'

@@ -7,18 +7,18 @@ import ml_collections
 import pytest
 
 import eval as eval_command
-from cnn_arch import commands, configuration, keys
+from cnn_arch import commands, config_keys, configuration
+from cnn_arch.config_keys import KEYS, TESTING, TRAINING
 from cnn_arch.configuration import CONFIGS, flatten
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.tables import set_keys
 from cnn_arch.evaluation.views import views_of
-from cnn_arch.keys import KEYS, TESTING, TRAINING
 from cnn_arch.training import schedules
 from configs import base
 
 ADD = (
-    "has no line in KEYS of cnn_arch/keys.py: add 'KEY': Key(DOMAIN, training=USE, testing=USE), "
+    "has no line in KEYS of cnn_arch/config_keys.py: add 'KEY': Key(DOMAIN, training=USE, testing=USE), "
     'with the values it may have and the conditions under which training and testing look at it '
     '(_everywhere, _test and _work are short for the usual ones); where a condition is not '
     '`always`, add an example to EXAMPLES here'
@@ -196,7 +196,7 @@ def test_every_condition_has_an_example() -> None:
     conditional = {
         key
         for key, line in KEYS.items()
-        if {line.training, line.testing} - {None, keys.always}
+        if {line.training, line.testing} - {None, config_keys.always}
     }  # fmt: skip
     assert conditional == EXAMPLES.keys(), ADD
 
@@ -205,23 +205,23 @@ def test_every_condition_has_an_example() -> None:
 def test_keys_have_an_effect_under_their_conditions(key: str) -> None:
     name, typed, why, but = EXAMPLES[key]
     # What training looks at always has an effect there, whatever the test.
-    uses = TEST_ALONE if KEYS[key].training is keys.always else TRAIN_TEST
+    uses = TEST_ALONE if KEYS[key].training is config_keys.always else TRAIN_TEST
     config = changed(name, typed)
-    assert why in keys.without_effect(config, key, uses)
+    assert why in config_keys.without_effect(config, key, uses)
     with pytest.raises(UserError, match=rf'--config\.{key}=1 has no effect: .*; leave it out'):
-        keys.check_typed(config, [(key, '1')], uses)
-    assert keys.without_effect(changed(name, (*typed, *but)), key, uses) == ''
+        config_keys.check_typed(config, [(key, '1')], uses)
+    assert config_keys.without_effect(changed(name, (*typed, *but)), key, uses) == ''
 
 
 def test_what_training_alone_looks_at_is_refused_by_tests() -> None:
     config = load('vgg.py:D')
     for key, line in KEYS.items():
-        why = keys.without_effect(config, key, TEST_ALONE)
+        why = config_keys.without_effect(config, key, TEST_ALONE)
         assert (why == f'{key} acts in training alone') == (line.testing is None)
 
 
 class TestProtocols:
-    """What keys.py says of the keys of tests is what the protocols do."""
+    """What config_keys.py says of the keys of tests is what the protocols do."""
 
     def shown(self, config: ml_collections.ConfigDict) -> tuple:
         """All that a protocol shows a network of an image of 300x400 at each scale."""
@@ -242,7 +242,7 @@ class TestProtocols:
                 config = load('resnet.py:50')
                 config.eval.protocol, config.eval.scales = protocol, scales
                 before = self.shown(config)
-                said = keys.without_effect(config, key, TEST_ALONE)
+                said = config_keys.without_effect(config, key, TEST_ALONE)
                 set_keys(config, {key: value})
                 assert (self.shown(config) == before) == bool(said), (protocol, said)
 
@@ -273,7 +273,7 @@ def test_schedules_look_at_what_is_said(kind: str) -> None:
         config.schedule.update(rates=rates, warmup_until=warmup)
         before = rates_of(config)
         for key, value in OTHER.items():
-            said = keys.without_effect(config, f'schedule.{key}', TRAIN_ALONE)
+            said = config_keys.without_effect(config, f'schedule.{key}', TRAIN_ALONE)
             other = config.copy_and_resolve_references()
             other.schedule[key] = value
             assert (rates_of(other) == before) == bool(said), (key, said)
@@ -342,8 +342,8 @@ def test_splits_of_a_folder_must_be_there(tmp_path) -> None:
     config.data.source, config.data.dir = 'folder', str(tmp_path)
     for split, why in (('validation', ''), ('val', ''), ('test', "has no folder 'test'")):
         config.data.eval_split = split
-        assert why in keys.without_effect(config, 'data.eval_split', TEST_ALONE)
-        assert bool(why) == bool(keys.without_effect(config, 'data.eval_split', TEST_ALONE))
+        assert why in config_keys.without_effect(config, 'data.eval_split', TEST_ALONE)
+        assert bool(why) == bool(config_keys.without_effect(config, 'data.eval_split', TEST_ALONE))
 
 
 @pytest.mark.parametrize('word', ['--config.seed=1', '--config=a.py', '--step=3', '--out'])
