@@ -16,9 +16,12 @@ scale, test scale, interpolation) is set in the config before the command line's
 
 `--with` names more networks, runs or weights of any architecture: the posteriors of all are
 averaged. Each is tested by the same protocol; one around the training scale takes each one's own.
+No network may be there twice; runs of one recipe and seed are named as such.
 
 `--table` prints a paper's table with our numbers beside the printed ones; the network of a row is
-the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing.
+the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing, and
+what was not trained, or is not tested, as the row says is shown as what it is. A key that is typed
+and changes nothing in the test is an error.
 """
 
 import argparse

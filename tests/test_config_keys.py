@@ -18,8 +18,8 @@ from cnn_arch.training import schedules
 from configs import base
 
 ADD = (
-    "has no line in KEYS of cnn_arch/config_keys.py: add 'KEY': Key(DOMAIN, training=USE, testing=USE), "
-    'with the values it may have and the conditions under which training and testing look at it '
+    'has no line in KEYS of cnn_arch/config_keys.py: add '
+    "'KEY': Key(DOMAIN, training=USE, testing=USE), with the values it may have and the conditions under which training and testing look at it "
     '(_everywhere, _test and _work are short for the usual ones); where a condition is not '
     '`always`, add an example to EXAMPLES here'
 )

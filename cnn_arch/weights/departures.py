@@ -67,9 +67,8 @@ def _differences(made: Mapping[str, Any], config: ml_collections.ConfigDict) -> 
     for key in sorted(made.keys() & wanted.keys()):
         ours, rows = config_keys.leaf(run, key), wanted[key]
         if not _same(key, ours, rows) and any(_counts(key, c) for c in (run, config)):
-            result.append(
-                f'trained with {key} = {config_keys.shown(ours)}, the row has {config_keys.shown(rows)}'
-            )
+            pair = [config_keys.shown(value) for value in (ours, rows)]
+            result.append(f'trained with {key} = {pair[0]}, the row has {pair[1]}')
     return result
 
 
