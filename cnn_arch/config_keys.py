@@ -26,7 +26,7 @@ from cnn_arch.training.schedules import KINDS
 
 TRAINING, TESTING = 'training', 'testing'
 LARGEST = 2**31 - 1  # of what is an int32 on the devices: steps, images
-UNBOUNDED = 1e30  # of numbers that papers and users mean; float32 ends at 3.4e38
+UNBOUNDED = 3.4e38  # where float32 ends
 VALIDATION = ('validation', 'val', 'eval')  # one split under the names that sources have for it
 SHOWN = 60  # characters of a value in a message
 
@@ -330,7 +330,7 @@ KEYS: dict[str, Key] = {
     'loss.name': Key(one_of(*LOSSES)),
     'loss.label_smoothing': Key(SHARE, if_('loss.name', 'softmax')),
     'loss.auxiliary_weight': Key(number(0), _with_auxiliary),
-    'loss.map_j': Key(number(0, above=True), if_('loss.name', 'lenet_map')),
+    'loss.map_j': Key(number(), if_('loss.name', 'lenet_map')),
 
     'data.source': _work(NAME),
     'data.dir': _work(TEXT, unless('data.source', 'digits'), unless('data.source', 'digits')),

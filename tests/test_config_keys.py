@@ -18,10 +18,10 @@ from cnn_arch.training import schedules
 from configs import base
 
 ADD = (
-    'has no line in KEYS of cnn_arch/config_keys.py: add '
-    "'KEY': Key(DOMAIN, training=USE, testing=USE), with the values it may have and the conditions under which training and testing look at it "
-    '(_everywhere, _test and _work are short for the usual ones); where a condition is not '
-    '`always`, add an example to EXAMPLES here'
+    "has no line in KEYS of cnn_arch/config_keys.py: add 'KEY': Key(DOMAIN, training=USE, "
+    'testing=USE), with the values it may have and the conditions under which training and testing '
+    'look at it (_everywhere, _test and _work are short for the usual ones); where a condition is '
+    'not `always`, add an example to EXAMPLES here'
 )
 
 
@@ -79,7 +79,7 @@ def test_no_key_takes_what_nothing_can_be() -> None:
         'schedule.boundaries=a', 'schedule.patience=0', 'schedule.min_delta=-1',
         'schedule.warmup_until=101', 'schedule.drops=-1', 'mesh.data=0', 'mesh.data=-2',
         'mesh.model=0', 'checkpoint.keep=0', 'checkpoint.grace=0', 'checkpoint.every=0',
-        'train.on_nonfinite=ignore', 'loss.name=hinge', 'loss.map_j=0',
+        'train.on_nonfinite=ignore', 'loss.name=hinge', 'loss.map_j=-1e400',
         'loss.auxiliary_weight=-0.3', 'model.num_classes=0', 'model.batch_norm.group_size=0',
     ],
 )  # fmt: skip

@@ -234,6 +234,7 @@ class Runner:
         config = self._own_test(row, trained)
         commands.apply_overrides(config, self._overrides)
         configuration.validate(config)
+        protocols.resolve(config)  # an impossible test is one of this row alone
         return trained, config
 
     def _own_test(self, row: Row, trained: Trained) -> ml_collections.ConfigDict:
@@ -252,6 +253,7 @@ class Runner:
         for key in dict.fromkeys(key for key, _ in self._overrides):
             ours, rows = config_keys.leaf(config, key), config_keys.leaf(own, key)
             alike = key == 'data.eval_split' and {ours, rows} <= set(config_keys.VALIDATION)
+            alike |= key == 'eval.protocol' and ours in row.readings
             if config_keys.of(key).figures and ours != rows and not alike:
                 found.append(f'tested with {key} = {ours!r}, the row has {rows!r}')
         return found

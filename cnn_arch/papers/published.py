@@ -33,6 +33,7 @@ class Row:
     of_weights: bool = False  # the row is about `weights`, whoever trained them
     # Keys of other ways in which the paper trains this network, beside `overrides`.
     alternatives: tuple[Mapping[str, Any], ...] = ()
+    readings: tuple[str, ...] = ()  # other protocols that the paper's words may mean
     note: str = ''
 
     @property

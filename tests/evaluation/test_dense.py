@@ -121,13 +121,14 @@ def test_too_small_images_are_named():
         jax.eval_shape(network.dense_posteriors, variables, jnp.zeros((1, 24, 40, 3), jnp.uint8))
 
 
+@pytest.fixture(scope='module')
+def pooled():
+    model = resnet.ResNet((1, 1, 1, 1), bottleneck=False, num_classes=CLASSES)
+    return model, random_variables(model, 64)
+
+
 class TestSliding:
     """ResNet's 7x7 pooling in steps of one place, held against a loop over the windows."""
-
-    @pytest.fixture(scope='class')
-    def network(self):
-        model = resnet.ResNet((1, 1, 1, 1), bottleneck=False, num_classes=CLASSES)
-        return model, random_variables(model, 64)
 
     def scores(self, variables, place):
         """float64 scores of each 7x7 window of one image's last map."""
@@ -140,8 +141,8 @@ class TestSliding:
         ])  # fmt: skip
 
     @pytest.mark.parametrize('average', ['scores', 'posteriors'])
-    def test_windows_one_by_one_also_on_a_canvas(self, network, average) -> None:
-        model, variables = network
+    def test_windows_one_by_one_also_on_a_canvas(self, pooled, average) -> None:
+        model, variables = pooled
         config = small_config('resnet_multiscale_sliding')
         config.model.name, config.eval.average = 'resnet', average
         plan = protocols.resolve(config)

@@ -93,8 +93,9 @@ def test_rows_of_papers_say_which_of_their_weights_are_replications() -> None:
 
 def test_a_run_of_the_rows_recipe_departs_in_nothing() -> None:
     for paper, name in (('alexnet', '2/1-cnn'), ('vgg', '3/D-jitter'), ('googlenet', '3/1-1'),
-                        ('resnet', '4/152'), ('densenet', '3/121-10-crop'), ('senet', '4/senet154-320'),
-                        ('xception', '1/xception'), ('zfnet', '2/zfnet-2048'),
+                        ('resnet', '4/152'), ('densenet', '3/121-10-crop'),
+                        ('senet', '4/senet154-320'), ('xception', '1/xception'),
+                        ('zfnet', '2/zfnet-2048'),
                         ('demo', '3/vgg_fixed'), ('demo', '4/vgg_jitter')):  # fmt: skip
         row = rows_of(paper)[name]
         assert departures.of_run(made(row), row, config_of(row)) == [], name
