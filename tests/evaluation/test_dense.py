@@ -145,6 +145,7 @@ class TestSliding:
         model, variables = pooled
         config = small_config('resnet_multiscale_sliding')
         config.model.name, config.eval.average = 'resnet', average
+        config.data.augment.size = 224
         plan = protocols.resolve(config)
         assert plan.average == average
         made = networks.Network.create(model, config, plan, mesh_of(1))
