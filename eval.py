@@ -16,9 +16,12 @@ scale, test scale, interpolation) is set in the config before the command line's
 
 `--with` names more networks, runs or weights of any architecture: the posteriors of all are
 averaged. Each is tested by the same protocol; one around the training scale takes each one's own.
+No network may be there twice; runs of one recipe and seed are named as such.
 
 `--table` prints a paper's table with our numbers beside the printed ones; the network of a row is
-the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing.
+the finished run in DIR/<paper>_<row>, or weights that fit; what has none says what is missing, and
+what was not trained, or is not tested, as the row says is shown as what it is. A key that is typed
+and changes nothing in the test is an error.
 """
 
 import argparse
@@ -28,8 +31,9 @@ import pathlib
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, commands, mesh, models, preflight
+from cnn_arch import cluster, commands, config_keys, mesh, models, preflight
 from cnn_arch.data import sources
+from cnn_arch.errors import UserError
 from cnn_arch.evaluation import predictions, protocols, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.evaluation.result import Result, ensemble
@@ -50,7 +54,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--protocol', help='default: eval.protocol of the config')
     parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
     parser.add_argument('--with', dest='others', default='', metavar='DIR[,DIR]', help='ensemble')
-    args, config = commands.parse(parser, argv)
+    args, config = commands.parse(parser, argv, uses=())
+    typed = commands.split_overrides(argv)[0]
     cluster.join()
 
     folder = args.workdir or args.weights
@@ -60,8 +65,10 @@ def main(argv: list[str]) -> int:
     found = trained.find(folder, args.step)
     found.check(config)
     found.adapt(config, evaluation=True)
-    commands.apply_overrides(config, commands.split_overrides(argv)[0])
+    commands.apply_overrides(config, typed)
+    check_typed(config, typed, args.protocol)
     others = [trained.find(pathlib.Path(part)) for part in args.others.split(',') if part]
+    members.check_distinct([found, *others])
     plan = protocols.resolve(config, args.protocol)
     predictions.check_writable(args.predictions)
     devices = mesh.create_mesh(config.mesh)
@@ -78,9 +85,21 @@ def main(argv: list[str]) -> int:
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))
-    label = ' + '.join(network.label for network in (found, *others))
+    label = members.label([found, *others])
     print(f'{args.config}  {label}  {source.name}  {plan.protocol} at {scales}  {result}')
     return 0
+
+
+def check_typed(
+    config: ml_collections.ConfigDict, typed: list[tuple[str, str]], protocol: str | None
+) -> None:
+    """Raises UserError for a typed key that this test does not look at."""
+    if protocol is not None:
+        if 'eval.protocol' in dict(typed):
+            raise UserError('--protocol and --config.eval.protocol are one setting: give one')
+        config = config.copy_and_resolve_references()
+        config.eval.protocol = protocol
+    config_keys.check_typed(config, typed, (config_keys.TESTING,))
 
 
 def measure(

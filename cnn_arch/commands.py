@@ -9,13 +9,14 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
-from cnn_arch import cluster, configuration
+from cnn_arch import cluster, config_keys, configuration
+from cnn_arch.configuration import flatten
 from cnn_arch.errors import CODES, NOT_WRITTEN, PREEMPTED, UserError, storage_problem
 
 
@@ -81,11 +82,14 @@ def _end_of_several(text: str, code: int) -> None:
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    uses: Collection[str] = (config_keys.TRAINING, config_keys.TESTING),
 ) -> tuple[argparse.Namespace, ml_collections.ConfigDict]:
     """Parses `--config=FILE:VARIANT` with its `--config.key=value` and the parser's own flags.
 
-    Raises UserError for keys that do not exist and values of a wrong type or out of range.
+    Raises UserError for keys that do not exist, values of a wrong type or out of range, and keys
+    that nothing would look at in what the command does (`uses`, see cnn_arch/config_keys.py).
     """
     parser.allow_abbrev = False
     parser.add_argument(
@@ -99,14 +103,23 @@ def parse(
     config = configuration.load(args.config)
     apply_overrides(config, overrides)
     configuration.validate(config)
+    config_keys.check_typed(config, overrides, uses)
     return args, config
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """`--config.a.b=c` and `--config.a.b c` as [('a.b', 'c')], and what else there is."""
+    """`--config.a.b=c` and `--config.a.b c` as [('a.b', 'c')], and what else there is.
+
+    Raises UserError for a key without a value, and for a flag or key that is given twice.
+    """
     overrides, rest = [], []
+    given = set()
     words = iter(argv)
     for word in words:
+        flag = word.partition('=')[0]
+        if flag.startswith('--') and flag in given:
+            raise UserError(f'{flag} is given twice')
+        given.add(flag)
         if not word.startswith('--config.'):
             rest.append(word)
             continue
@@ -139,17 +152,6 @@ def _nearest(key: str, config: ml_collections.ConfigDict) -> str:
     return f'; did you mean --config.{close[0]}?' if close else '; configs/base.py lists all keys'
 
 
-def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
-    """{'optim.learning_rate': 0.01, ...}: every leaf under its dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            leaves.update(flatten(value, f'{prefix}{key}.'))
-        else:
-            leaves[prefix + key] = value
-    return leaves
-
-
 def _read(key: str, text: str, default: Any) -> Any:
     kind = type(default)
     if kind is str:
@@ -160,12 +162,17 @@ def _read(key: str, text: str, default: Any) -> Any:
         raise UserError(f'--config.{key}={text}: expected true or false')
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         value = text
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < config_keys.UNBOUNDED:
         value = float(value)
-    if kind is tuple and isinstance(value, list | int | float):
-        value = tuple(value) if isinstance(value, list) else (value,)
+    if kind is tuple and isinstance(value, str):  # names: ten_crop,whole
+        value = tuple(part.strip() for part in value.split(',') if part.strip())
+    elif kind is tuple:
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
     if type(value) is not kind:
-        raise UserError(f'--config.{key}={text}: expected {kind.__name__}, e.g. {default!r}')
+        raise UserError(
+            f'--config.{key}={config_keys.shorter(text)}: expected {kind.__name__}, '
+            f'e.g. {default!r}'
+        )
     return value

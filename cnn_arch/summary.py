@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cnn_arch import commands, configuration
+from cnn_arch import commands, config_keys, configuration
 from cnn_arch.errors import UserError
 from cnn_arch.models import build
 from cnn_arch.papers import architectures
@@ -359,6 +359,8 @@ def main(argv: Sequence[str]) -> None:
     path, variant = configuration.split(flags.config)
     config = configuration.load(flags.config)
     commands.apply_overrides(config, overrides)
+    configuration.validate(config)
+    config_keys.check_read(overrides, ('model.', 'data.augment.size', 'data.channels'))
     size = _image_size(flags.input) if flags.input else None
     summary = summarise(f'{path.stem}:{variant or config.model.variant}', config, size)
     print(as_json(summary) if flags.json else as_text(summary))

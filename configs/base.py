@@ -1,7 +1,8 @@
 """Every key of a run, with its default, unit and meaning. A paper's config is a diff on this.
 
 Change any key on the command line: `--config.optim.learning_rate=0.01`. Keys that do not exist,
-wrong types and impossible values are errors before anything is compiled.
+wrong types, impossible values and typed keys that would change nothing are errors before anything
+is compiled; cnn_arch/config_keys.py has a line for each key.
 """
 
 import ml_collections

@@ -9,7 +9,8 @@ Expected:  ILSVRC-2012 validation, one network, top-5 error (table 3): 144 crops
 Departures: not printed, hence taken from that replication (BVLC's bvlc_googlenet solver): rate
            0.01, weight decay 2e-4, on weights only, 32 images in a step, at most 10 million steps,
            that is 250 epochs. Its doubled rate for biases is left out. The decay of the Polyak
-           average is ours. Synchronous steps in place of asynchronous ones.
+           average is ours. How one and ten crops were cut is not printed: the centre of the image
+           at scale 256 and AlexNet's ten. Synchronous steps in place of asynchronous ones.
            Howard's distortions end with "random lighting noise similar to" Krizhevsky's, without a
            figure: Krizhevsky's 0.1.
 Options:   `--config.model.options.batch_norm=True` replaces response normalisation;

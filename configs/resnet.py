@@ -6,7 +6,8 @@ Hardware:  eight GPUs with 32 images each (the authors' README of their released
 Expected:  ILSVRC-2012 validation, top-1 / top-5 error. Ten crops (tables 2 and 3): plain18 27.94,
            18-A 27.88, plain34 28.54 / 10.02, 34-A 25.03 / 7.76, 34-B 24.52 / 7.46, 34-C
            24.19 / 7.40, 50 22.85 / 6.71, 101 21.75 / 6.05, 152 21.43 / 5.71. Whole images at five
-           scales (`--protocol=resnet_multiscale`, table 4): 34-B 21.84 / 5.71, 34-C 21.53 / 5.60,
+           scales (`--protocol=resnet_multiscale`, in the other reading of section 3.4
+           `--protocol=resnet_multiscale_sliding`; table 4): 34-B 21.84 / 5.71, 34-C 21.53 / 5.60,
            50 20.74 / 5.25, 101 19.87 / 4.60, 152 19.38 / 4.49. One crop (the authors' README):
            50 24.7 / 7.8, 101 23.6 / 7.1, 152 23.0 / 6.7.
            v2, one crop of 320x320 (`--config.eval.crop=320 --config.eval.scale=320`; 2016b,

@@ -25,15 +25,17 @@ def test_values_take_the_type_of_the_default() -> None:
     config = overridden(
         '--config.optim.learning_rate=1', '--config.train.batch_size', '64',
         '--config.data.augment.mirror=false', '--config.data.mean=(1,2,3)',
-        '--config.schedule.boundaries=30', '--config.model.name=vgg', '--config.data.dir=12',
-        '--config.schedule.boundaries=[30,60]',
+        '--config.schedule.rates=0.1', '--config.model.name=vgg', '--config.data.dir=12',
+        '--config.schedule.boundaries=[30,60]', '--config.eval.views=grid, whole',
     )  # fmt: skip
     assert config.optim.learning_rate == 1.0
     assert isinstance(config.optim.learning_rate, float)
     assert config.train.batch_size == 64
     assert config.data.augment.mirror is False
     assert config.data.mean == (1, 2, 3)
+    assert config.schedule.rates == (0.1,)
     assert config.schedule.boundaries == (30, 60)
+    assert config.eval.views == ('grid', 'whole')
     assert config.data.dir == '12'
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_arch import commands
+from cnn_arch import commands, config_keys
 from cnn_arch.arguments import Parser
 from cnn_arch.data import decode, sources
 from cnn_arch.data.progress import Progress
@@ -24,7 +24,8 @@ from cnn_arch.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """The command line; raises UserError."""
-    args, config = commands.parse(_parser(), argv)
+    args, config = commands.parse(_parser(), argv, uses=())
+    config_keys.check_read(commands.split_overrides(argv)[0], ('data.',))
     if config.data.channels != 3:
         raise UserError('principal components of colours need data.channels=3')
     if args.images < 1:

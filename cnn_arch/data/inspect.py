@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from cnn_arch import commands, configuration
 from cnn_arch.arguments import Parser
+from cnn_arch.config_keys import check_read
 from cnn_arch.data import loader, preprocess, progress, sources
 from cnn_arch.data.preparation import records
 from cnn_arch.errors import UserError
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(rest)
     config = configuration.load(args.config) if args.config else base.get_config().lock()
     commands.apply_overrides(config, overrides)
+    check_read(overrides, ('data.', 'seed'))
     if pathlib.Path(args.dataset).is_dir():
         config.data.source, config.data.dir = 'folder', args.dataset
     else:

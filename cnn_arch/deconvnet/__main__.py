@@ -24,7 +24,7 @@ import argparse
 import pathlib
 import sys
 
-from cnn_arch import commands, mesh
+from cnn_arch import commands, config_keys, mesh
 from cnn_arch.arguments import Parser
 from cnn_arch.deconvnet import page
 from cnn_arch.deconvnet.network import Network
@@ -40,12 +40,16 @@ def main(argv: list[str]) -> int:
     study = STUDIES[name]
     parser = _parser(name)
     study.options(parser)
-    args, config = commands.parse(parser, words)
+    args, config = commands.parse(parser, words, uses=())
     page.check_target(args.out)
     found = trained.find(args.workdir or args.weights, args.step)
     found.check(config)
     found.adapt(config, evaluation=True)
-    commands.apply_overrides(config, commands.split_overrides(words)[0])
+    typed = commands.split_overrides(words)[0]
+    commands.apply_overrides(config, typed)
+    with_center = config.copy_and_resolve_references()
+    with_center.eval.protocol = 'center'  # the views that pictures.py takes
+    config_keys.check_typed(with_center, typed, (config_keys.TESTING,))
     network = Network.create(config, mesh.create_mesh(config.mesh))
     write = study.prepare(Request(args, config, found, network))
 

@@ -21,8 +21,13 @@ def to_convolutional(
     return dense, reshaped(variables, abstract_variables(dense, size, channels))
 
 
-def convolutional(model: nn.Module) -> nn.Module:
-    """The model with fully connected layers as convolutions, if it has some."""
+def convolutional(model: nn.Module, sliding: bool = False) -> nn.Module:
+    """The model with fully connected layers as convolutions, if it has some.
+
+    `sliding`: the network's last pooling slides, too (ResNet, see its docstring).
+    """
+    if sliding:
+        return model.clone(sliding=True)
     if 'dense' not in {field.name for field in dataclasses.fields(model)}:
         return model
     return model.clone(dense=True)

@@ -1,6 +1,7 @@
 """Filled tables as text for a terminal, Markdown, CSV and JSON; errors in percent.
 
-Every format says of each number over an incomplete split how much of it was there.
+Every format says of each number over an incomplete split how much of it was there, of which network
+it is, and in what that network or its test is not the one that the paper printed.
 """
 
 import csv
@@ -13,6 +14,7 @@ from cnn_arch.evaluation.tables import Filled, Line, Verdict
 from cnn_arch.papers.published import Finding, Row
 
 NONE = '-'
+DEPARTING = "not as the paper's"  # network or test of a row
 Findings = Sequence[tuple[Finding, Sequence[Verdict]]]
 
 
@@ -58,7 +60,8 @@ def markdown(tables: Sequence[Filled], findings: Findings) -> str:
 
 CSV_FIELDS = ('table', 'citation', 'split', 'row', 'printed_as', 'paper_top1_error',
               'paper_top5_error', 'top1_error', 'top5_error', 'top1_difference', 'top5_difference',
-              'images', 'complete', 'incomplete', 'protocol', 'missing')  # fmt: skip
+              'images', 'complete', 'incomplete', 'protocol', 'network', 'departures',
+              'missing')  # fmt: skip
 
 
 def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
@@ -71,6 +74,7 @@ def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
         for line in filled.lines:
             record = _record(filled, line)
             columns = record.pop('columns')
+            record['departures'] = '; '.join(record['departures'])
             record['printed_as'] = '; '.join(f'{name} {text}' for name, text in columns.items())
             writer.writerow({key: '' if value is None else value for key, value in record.items()})
     return file.getvalue()
@@ -92,6 +96,7 @@ def json_text(tables: Sequence[Filled], findings: Findings) -> str:
                         'paper_difference': verdict.difference,
                         'ours': list(verdict.ours),
                         'holds': verdict.holds,
+                        'departing': list(verdict.departing),
                         'incomplete': verdict.mark or None,
                     }
                     for verdict in found
@@ -110,7 +115,7 @@ def _record(filled: Filled, line: Line) -> dict[str, Any]:
     row, ours = line.row, line.measured
 
     def difference(mine: float | None, printed: float | None) -> float | None:
-        if mine is None or printed is None or not filled.table.comparable:
+        if mine is None or printed is None or not _is_compared(filled, line):
             return None
         return round(mine - printed, 2)
 
@@ -132,6 +137,8 @@ def _record(filled: Filled, line: Line) -> dict[str, Any]:
         'complete': None if ours is None else ours.complete,
         'incomplete': None if ours is None else (ours.mark or None),
         'protocol': row.protocol if ours is None else ours.protocol,
+        'network': line.network or None,
+        'departures': list(line.departures),
         'missing': line.missing or None,
     }
 
@@ -146,25 +153,32 @@ def _grid(filled: Filled) -> tuple[list[list[str]], list[list[str]]]:
     for group in groups:
         head[0] = [*head[0], group, '']
         head[1] = [*head[1], 'top-1', 'top-5']
-    head[0] = [*head[0], 'images', 'protocol']
-    head[1] = [*head[1], '', '']
+    head[0] = [*head[0], 'images', 'protocol', 'network']
+    head[1] = [*head[1], '', '', '']
     cells = []
     for line in filled.lines:
         row, ours = line.row, line.measured
         cell = [row.name] if named else [row.columns.get(name, NONE) for name in extra]
         cell += [_printed(row, row.top1_error), _printed(row, row.top5_error)]
         if ours is None:
-            cell += [NONE] * (4 if table.comparable else 2) + [NONE, row.protocol or NONE]
+            cell += [NONE] * (4 if table.comparable else 2) + [NONE, row.protocol or NONE, NONE]
         else:
             cell += [f'{ours.top1_error:.2f}', f'{ours.top5_error:.2f}']
             if table.comparable:
+                compared = _is_compared(filled, line)
                 cell += [
-                    _difference(ours.top1_error, row.top1_error),
-                    _difference(ours.top5_error, row.top5_error),
+                    _difference(ours.top1_error, row.top1_error if compared else None),
+                    _difference(ours.top5_error, row.top5_error if compared else None),
                 ]
-            cell += [ours.images, ours.protocol]
+            other = f' {DEPARTING}' if line.departures else ''
+            cell += [ours.images, ours.protocol, line.network + other]
         cells.append(cell)
     return head, cells
+
+
+def _is_compared(filled: Filled, line: Line) -> bool:
+    """Whether ours is a measurement of what the paper printed, so that the difference says much."""
+    return filled.table.comparable and not line.departures
 
 
 def _printed(row: Row, error: float | None) -> str:
@@ -188,11 +202,16 @@ def _title(filled: Filled) -> str:
 
 def _notes(filled: Filled) -> list[str]:
     notes = [filled.table.note] if filled.table.note else []
-    missing: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = {}
     for line in filled.lines:
+        if line.row.note and line.row.note != line.missing:
+            said.setdefault(line.row.note, []).append(line.row.name)
         if line.missing:
-            missing.setdefault(line.missing, []).append(line.row.name)
-    return notes + [f'{", ".join(rows)}: {reason}' for reason, rows in missing.items()]
+            said.setdefault(line.missing, []).append(line.row.name)
+        if line.departures:
+            why = f'ours {DEPARTING}: {"; ".join(line.departures)}'
+            said.setdefault(why, []).append(line.row.name)
+    return notes + [f'{", ".join(rows)}: {reason}' for reason, rows in said.items()]
 
 
 def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:
@@ -205,6 +224,8 @@ def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:
         ours = '{:.2f} -> {:.2f}'.format(*verdict.ours)
         mark = f' ({verdict.mark})' if verdict.mark else ''
         holds = 'holds' if verdict.holds else 'does not hold'
+        if verdict.departing:
+            holds = f'not judged, {", ".join(verdict.departing)} {DEPARTING}'
         lines.append(f'  {verdict.label.ljust(label)}  paper {paper}  ours {ours}{mark}: {holds}')
     return lines
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from cnn_arch import mesh as meshes
 from cnn_arch.data import preprocess
 from cnn_arch.evaluation import dense, ragged
-from cnn_arch.evaluation.protocols import Plan
+from cnn_arch.evaluation.protocols import SLIDING, Plan
 from cnn_arch.models import layers
 
 
@@ -27,6 +27,7 @@ class Network:
     crop: int
     average: str  # over a class score map
     view_average: str  # posteriors or scores: which of them are averaged over views
+    sliding: bool
     mesh: Mesh
 
     @classmethod
@@ -35,7 +36,10 @@ class Network:
     ) -> 'Network':
         """The network that `config` evaluates."""
         data = ml_collections.FrozenConfigDict(config.data)
-        return cls(model, repr(model), data, plan.crop, plan.average, plan.view_average, mesh)
+        return cls(
+            model, repr(model), data, plan.crop, plan.average, plan.view_average,
+            plan.pooling == SLIDING, mesh,
+        )  # fmt: skip
 
     def posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
         """uint8 [N, crop, crop, C] -> float32 [N, classes]; scores if those are averaged."""
@@ -50,7 +54,7 @@ class Network:
         """
         variables = dense.reshaped(variables, _dense_variables(self))
         pixels = preprocess.normalise({'image': images}, self.data)
-        scores, _ = dense.convolutional(self.model).apply(variables, pixels)
+        scores, _ = dense.convolutional(self.model, self.sliding).apply(variables, pixels)
         if scores.ndim == 2:  # the network itself pools over all places
             return self._of_scores(scores)
         if self.average == 'scores':
@@ -69,7 +73,8 @@ class Network:
 @functools.lru_cache(maxsize=16)
 def _dense_variables(network: Network) -> Any:
     size, channels = network.data.augment.size, network.data.channels
-    return dense.abstract_variables(dense.convolutional(network.model), size, channels)
+    model = dense.convolutional(network.model, network.sliding)
+    return dense.abstract_variables(model, size, channels)
 
 
 @functools.lru_cache(maxsize=16)

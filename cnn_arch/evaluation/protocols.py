@@ -56,6 +56,15 @@ AVERAGES = ('scores', 'posteriors')
 # before it (Facebook's Torch code for ResNet sums the classifier's outputs over crops).
 VIEW_AVERAGES = ('posteriors', 'scores')
 
+# How a network whose classifier follows one pooling over the whole map, as ResNet's does, sees a
+# larger image (He et al. 2016, section 3.4: "the fully-convolutional form"; the paper prints no
+# more). `global`: it pools over the whole map. `sliding`: its 7x7 pooling slides over the map in
+# steps of one place, which gives a class score map as VGG's fully connected layers do. As the
+# classifier is linear, with averaged scores the two differ in weights alone: a place at the border
+# of the map lies in fewer windows than one inside, so that sliding makes less of it.
+GLOBAL, SLIDING = 'global', 'sliding'
+SLIDING_NETWORKS = ('resnet',)
+
 TEST_SCALE = 'eval.scale'
 # {S - 32, S, S + 32} for training at one scale S, {Smin, 0.5 (Smin + Smax), Smax} after scale
 # jitter (Simonyan & Zisserman, section 4.2).
@@ -70,6 +79,7 @@ class Protocol:
     views: tuple[str, ...]
     average: str = 'scores'
     view_average: str = 'posteriors'
+    pooling: str = GLOBAL
 
 
 PROTOCOLS = {
@@ -87,7 +97,9 @@ PROTOCOLS = {
     'googlenet_144': Protocol((256, 288, 320, 352), ('googlenet',)),
     # Table 3, "10-crop": as the authors' code tests.
     'densenet_10': Protocol(TEST_SCALE, ('corners',), view_average='scores'),
-    'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),  # table 4
+    # Table 4, in both readings; mirroring, which is not printed, as in VGG.
+    'resnet_multiscale': Protocol((224, 256, 384, 480, 640), ('whole',)),
+    'resnet_multiscale_sliding': Protocol((224, 256, 384, 480, 640), ('whole',), pooling=SLIDING),
 }
 
 
@@ -102,6 +114,7 @@ class Plan:
     view_average: str
     crop: int
     mirror: bool
+    pooling: str = GLOBAL
 
 
 def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
@@ -112,7 +125,7 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
     larger than the smallest scale.
     """
     name = name or config.eval.protocol
-    protocol = _known('eval.protocol', name, PROTOCOLS)
+    protocol = known('eval.protocol', name, PROTOCOLS)
     scales: tuple[int, ...]
     if protocol.scales == TEST_SCALE:
         scales = (config.eval.scale,)
@@ -131,22 +144,27 @@ def resolve(config: ml_collections.ConfigDict, name: str | None = None) -> Plan:
         raise UserError(
             f'eval.view_average = {view_average!r}: choose one of {", ".join(VIEW_AVERAGES)}'
         )
-    whole = any(_known('eval.views', view, VIEWS).whole for view in views)
+    whole = any(known('eval.views', view, VIEWS).whole for view in views)
     if whole and (average, view_average) == ('posteriors', 'scores'):
         raise UserError(
             'eval.average = posteriors leaves no scores of a whole image, over which '
             'eval.view_average = scores could average: set both to the same'
         )
-    if any(type(scale) is not int or scale < 1 for scale in scales):
-        raise UserError(f'eval.scales = {scales}: expected sizes in pixels')
     crop = config.eval.crop or config.data.augment.size
-    windows = any(_known('eval.views', view, VIEWS).places for view in views)
+    windows = any(known('eval.views', view, VIEWS).places for view in views)
     if windows and crop > min(scales):
         raise UserError(
             f'protocol {name}: windows of {crop} pixels do not fit into images of scale '
             f'{min(scales)}: change eval.scale (or eval.scales), or eval.crop'
         )
-    return Plan(name, scales, views, average, view_average, crop, config.eval.mirror)
+    if protocol.pooling == SLIDING and config.model.name not in SLIDING_NETWORKS:
+        raise UserError(
+            f'protocol {name} is for {", ".join(SLIDING_NETWORKS)}: {config.model.name} has no '
+            'pooling of 7x7 that could slide; use resnet_multiscale or dense'
+        )
+    return Plan(
+        name, scales, views, average, view_average, crop, config.eval.mirror, protocol.pooling
+    )
 
 
 def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int, ...]:
@@ -159,7 +177,8 @@ def _around_training(name: str, augment: ml_collections.ConfigDict) -> tuple[int
     return (low - 32, low, low + 32) if low == high else (low, (low + high) // 2, high)
 
 
-def _known(key: str, name: str, table: dict[str, Entry]) -> Entry:
+def known(key: str, name: str, table: dict[str, Entry]) -> Entry:
+    """The entry of a table. Raises UserError that lists the names there are."""
     if name not in table:
         raise UserError(f'{key} = {name!r}: choose one of {", ".join(table)}')
     return table[name]

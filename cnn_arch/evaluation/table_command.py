@@ -48,6 +48,7 @@ def main(
     runner = tables.Runner(
         finder(args.runs, weights), overrides, args.runs or (weights[0] if weights else None)
     )
+    runner.check_typed(wanted)
     filled = [runner.fill(name, table) for name, table in wanted.items()]
     findings = tables.verdicts(args.table.partition(':')[0], filled)
     if jax.process_index() != 0:

@@ -21,7 +21,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import commands, configuration, mesh, models
+from cnn_arch import commands, config_keys, configuration, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
@@ -42,12 +42,15 @@ class Trained(Protocol):
     """A network on disk, see cnn_arch.weights.trained."""
 
     def digest(self) -> str: ...
+    def described(self, config: ml_collections.ConfigDict) -> str: ...
+    def departures(self, row: Row, config: ml_collections.ConfigDict) -> list[str]: ...
     def adapt(self, config: ml_collections.ConfigDict) -> None: ...
     def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]: ...
 
 
-# Finds the network of a row, given the row's configuration; raises UserError where there is none.
-Finder = Callable[[Row, ml_collections.ConfigDict], Trained]
+# Finds the network of a row, given the row's configuration and the networks that it must not be,
+# nor a copy of; raises UserError where there is none.
+Finder = Callable[[Row, ml_collections.ConfigDict, Sequence[Trained]], Trained]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +76,17 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row with what was measured, or with what is missing to measure it."""
+    """A row with what was measured, or with what is missing to measure it.
+
+    `network` says which network was measured; `departures`, in what it or its test is not the
+    row's: then ours is no measurement of what the paper printed, and nothing is concluded from it.
+    """
 
     row: Row
     measured: Measured | None
     missing: str = ''
+    network: str = ''
+    departures: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +108,12 @@ class Verdict:
     ours: tuple[float, float]
     mark: str  # of an incomplete split
     difference: float | None = None  # points of error
+    departing: tuple[str, ...] = ()  # rows whose network or test is not the paper's
 
     @property
-    def holds(self) -> bool:
-        """Whether ours are in the paper's order."""
-        return self.ours[1] < self.ours[0]
+    def holds(self) -> bool | None:
+        """Whether ours are in the paper's order; None where that would say nothing of the paper."""
+        return None if self.departing else self.ours[1] < self.ours[0]
 
 
 def select(name: str) -> dict[str, Table]:
@@ -165,33 +175,97 @@ class Runner:
         """Runs the rows of a table that can be run."""
         return Filled(name, table, tuple(self._line(row) for row in table.rows))
 
+    def check_typed(self, filling: Mapping[str, Table]) -> None:
+        """Raises UserError for a key of the command line that no row's test looks at."""
+        rows = [row for table in filling.values() for row in table.rows]
+        tested = [member for row in rows for member in (row.members or (row,)) if member.config]
+        configs = [self._config(row) for row in tested] if self._overrides else []
+        for key, text in self._overrides:
+            reasons = [
+                config_keys.without_effect(config, key, (config_keys.TESTING,))
+                for config in configs
+            ]
+            if reasons and all(reasons):
+                raise config_keys.no_effect(key, text, reasons[0])
+
     def _line(self, row: Row) -> Line:
         missing = [member.note for member in row.members or (row,) if not member.config]
         if missing:
             return Line(row, None, row.note or missing[0])
         try:
-            networks = [self._network(member) for member in row.members or (row,)]
+            if row.members:
+                return self._ensemble_line(row)
+            network = self._network(row)
         except UserError as error:
             return Line(row, None, str(error))
-        if not row.members:
-            return Line(row, self._measure(*networks[0]))
-        return Line(row, self._ensemble(networks))
+        departures = tuple(self._departures(row, *network))
+        return Line(row, self._measure(*network), '', self._called(row, network[0]), departures)
 
-    def _network(self, row: Row) -> tuple[Trained, ml_collections.ConfigDict]:
-        config = self._config(row)
-        trained = self._find(row, config)
-        trained.adapt(config)
-        set_keys(config, row.overrides)
+    def _ensemble_line(self, row: Row) -> Line:
+        """Of a row with members, each a network of its own. Raises UserError where some lack."""
+        networks: list[tuple[Trained, ml_collections.ConfigDict]] = []
+        departures: list[str] = []
+        called: list[str] = []
+        lacking: dict[str, str] = {}
+        for member in row.members:
+            try:
+                network = self._network(member, [trained for trained, _ in networks])
+            except UserError as error:
+                lacking[member.name or member.folder] = str(error)
+                continue
+            networks.append(network)
+            called.append(self._called(member, network[0]))
+            departures += [f'{member.folder}: {d}' for d in self._departures(member, *network)]
+        if lacking:
+            raise UserError(
+                f'needs {len(row.members)} networks, {len(networks)} found'
+                f'{": " if networks else ""}{", ".join(called)}; missing members: '
+                f'{", ".join(lacking)} ({next(iter(lacking.values()))})'
+            )
+        return Line(row, self._ensemble(networks), '', ', '.join(called), tuple(departures))
+
+    def _called(self, row: Row, trained: Trained) -> str:
+        return trained.described(self._config(row, typed=False))
+
+    def _network(
+        self, row: Row, others: Sequence[Trained] = ()
+    ) -> tuple[Trained, ml_collections.ConfigDict]:
+        """A row's network, none of the `others`, and the configuration that it is tested with."""
+        trained = self._find(row, self._config(row), others)
+        config = self._own_test(row, trained)
         commands.apply_overrides(config, self._overrides)
         configuration.validate(config)
+        protocols.resolve(config)  # an impossible test is one of this row alone
         return trained, config
 
-    def _config(self, row: Row) -> ml_collections.ConfigDict:
+    def _own_test(self, row: Row, trained: Trained) -> ml_collections.ConfigDict:
+        """The configuration of a row's test, without what the command line changes."""
+        config = self._config(row, typed=False)
+        trained.adapt(config)
+        set_keys(config, row.overrides)
+        return config
+
+    def _departures(
+        self, row: Row, trained: Trained, config: ml_collections.ConfigDict
+    ) -> list[str]:
+        """In what a row's network and test are not those of the paper."""
+        found = trained.departures(row, self._config(row, typed=False))
+        own = self._own_test(row, trained)
+        for key in dict.fromkeys(key for key, _ in self._overrides):
+            ours, rows = config_keys.leaf(config, key), config_keys.leaf(own, key)
+            alike = key == 'data.eval_split' and {ours, rows} <= set(config_keys.VALIDATION)
+            alike |= key == 'eval.protocol' and ours in row.readings
+            if config_keys.of(key).figures and ours != rows and not alike:
+                found.append(f'tested with {key} = {ours!r}, the row has {rows!r}')
+        return found
+
+    def _config(self, row: Row, typed: bool = True) -> ml_collections.ConfigDict:
         path, variant = configuration.split(row.config)
         name = str(configuration.CONFIGS.parent / path) + (f':{variant}' if variant else '')
         config = configuration.load(name)
         set_keys(config, {**row.overrides, 'eval.protocol': row.protocol})
-        commands.apply_overrides(config, self._overrides)
+        if typed:
+            commands.apply_overrides(config, self._overrides)
         return config
 
     def _measure(self, trained: Trained, config: ml_collections.ConfigDict) -> Measured:
@@ -292,14 +366,15 @@ def _verdict(label: str, worse: Line, better: Line, difference: float | None) ->
     if worse.measured is None or better.measured is None:
         return None
     mark = worse.measured.mark or better.measured.mark
+    departing = tuple(line.row.name for line in (worse, better) if line.departures)
     if difference is not None:
         ours = worse.measured.top1_error, better.measured.top1_error
-        return Verdict(label, 'top-1', None, ours, mark, difference)
+        return Verdict(label, 'top-1', None, ours, mark, difference, departing)
     for metric, name in (('top-1', 'top1_error'), ('top-5', 'top5_error')):
         paper = getattr(worse.row, name), getattr(better.row, name)
         if None not in paper:
             ours = getattr(worse.measured, name), getattr(better.measured, name)
-            return Verdict(label, metric, paper, ours, mark)
+            return Verdict(label, metric, paper, ours, mark, departing=departing)
     return None
 
 

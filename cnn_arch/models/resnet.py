@@ -38,6 +38,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    avg_pool,
     check_size,
     global_average_pool,
     he_normal,
@@ -88,8 +89,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class ResNet(nn.Module):
     """Images [N, H, W, 3] of any size (5x5 or more with `ceil_mode_pool`) -> logits [N, classes].
 
-    At sizes other than 224 this is the fully convolutional form of section 4.1: the classifier is
-    linear, so its scores averaged over places are its scores of the averaged maps.
+    At sizes other than 224 this is the fully convolutional form of section 3.4: the classifier is
+    linear, so its scores averaged over places are its scores of the averaged maps. With `sliding`
+    the last pooling is 7x7 places at any size, in steps of one, and the logits are a map [N, h, w,
+    classes]: the other reading of that section. Raises UserError where the map is smaller.
     """
 
     blocks: Sequence[int]
@@ -101,6 +104,7 @@ class ResNet(nn.Module):
     ceil_mode_pool: bool = False
     zero_init_last: bool = False  # a block's last scale starts at 0 (Goyal et al. 2017, 5.1)
     batch_norm: BatchNormSettings = BatchNormSettings()
+    sliding: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -144,8 +148,14 @@ class ResNet(nn.Module):
                 x = endpoints[name] = block(x, train)  # [N, H / 2^stage, W / 2^stage, C]
         if self.preactivation != 'none':
             x = nn.relu(norm(name='bn5')(x, train))
-        x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
-        x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
+        if self.sliding:
+            x = avg_pool(x.astype(jnp.float32), 7, 1).astype(self.dtype)
+        else:
+            x = global_average_pool(x)
+        endpoints['pool5'] = x  # [N, C], or [N, h, w, C] with `sliding`
+        x = FullyConnected(
+            self.num_classes, dense=self.sliding, kernel_init=he_normal, dtype=self.dtype, name='fc'
+        )(x)
         return x.astype(jnp.float32), endpoints
 
 

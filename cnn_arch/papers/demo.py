@@ -6,13 +6,15 @@ from cnn_arch.papers.published import Finding, Paper, Row, Table
 
 
 def _row(run: str, trained: str, tested: str, paper: tuple[float, float], several: bool) -> Row:
-    test: dict[str, Any] = (
+    keys: dict[str, Any] = (
         {'eval.scales': tuple(map(int, tested.split(',')))}
         if several
         else {'eval.scale': int(tested)}
     )
+    if run == 'vgg_jitter':
+        keys['init_from'] = 'vgg_fixed'
     return Row(
-        run, *paper, f'configs/demo.py:{run}', test, 'dense_multiscale' if several else 'dense',
+        run, *paper, f'configs/demo.py:{run}', keys, 'dense_multiscale' if several else 'dense',
         columns={'ConvNet': 'small', 'train S': trained, 'test Q': tested},
     )  # fmt: skip
 

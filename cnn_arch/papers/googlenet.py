@@ -4,6 +4,10 @@ from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
 
 CITATION = 'Szegedy et al. 2015, table'
 CONFIG = 'configs/googlenet.py:googlenet'
+CROPS = (
+    'how 1 and 10 crops were cut (10.07 and 9.15) is not printed; our reading: the central 224x224 '
+    "of the image whose shorter side is 256, and AlexNet's ten of its central square"
+)
 PUBLIC = ('caffe/bvlc_googlenet',)
 
 
@@ -63,7 +67,9 @@ PAPER = Paper(
             f'{CITATION} 2', 'Classification performance', TABLE_2,
             split='test sets of the challenges (GoogLeNet: the same on validation)',
         ),
-        '3': Table(f'{CITATION} 3', 'GoogLeNet classification performance break down', TABLE_3),
+        '3': Table(
+            f'{CITATION} 3', 'GoogLeNet classification performance break down', TABLE_3, note=CROPS
+        ),
     },
     (
         Finding(

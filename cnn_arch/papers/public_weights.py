@@ -32,7 +32,7 @@ def _row(
     keys = {**overrides, 'eval.scale': scale, 'eval.interpolation': interpolation}
     return Row(
         name, error1, error5, f'configs/{config}', keys, 'center', f'{source}_{name}',
-        columns={'weights': name}, weights=(f'{source}/{name}',),
+        columns={'weights': name}, weights=(f'{source}/{name}',), of_weights=True,
     )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def _tested(
         return Row(name, top1, top5, columns={'weights': name}, note=ABSENT)
     return Row(
         name, top1, top5, f'configs/{config}', overrides or {}, 'center', run,
-        columns={'weights': name}, weights=weights,
+        columns={'weights': name}, weights=weights, of_weights=True,
     )  # fmt: skip
 
 

@@ -27,7 +27,13 @@ class Row:
     run: str = ''  # the folder of its training run below --runs; '' = that of its name
     members: tuple['Row', ...] = ()  # of an ensemble
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what else is printed
-    weights: tuple[str, ...] = ()  # public weights of this network, as cnn_arch.weights names them
+    # Public weights of this network, as cnn_arch.weights names them: the authors', which the row
+    # prints, or replications, which are shown as such (cnn_arch/papers/released.py).
+    weights: tuple[str, ...] = ()
+    of_weights: bool = False  # the row is about `weights`, whoever trained them
+    # Keys of other ways in which the paper trains this network, beside `overrides`.
+    alternatives: tuple[Mapping[str, Any], ...] = ()
+    readings: tuple[str, ...] = ()  # other protocols that the paper's words may mean
     note: str = ''
 
     @property

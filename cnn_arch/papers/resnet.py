@@ -8,6 +8,12 @@ from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
 
 CITATION = 'He et al. 2016, table'
 TEST_SET = 'measured on the test set of the challenge, whose labels are not public'
+SLIDING = 'resnet_multiscale_sliding'
+FULLY_CONVOLUTIONAL = (
+    'the paper\'s "fully-convolutional form" has two readings: resnet_multiscale pools over the '
+    f'whole map, --config.eval.protocol={SLIDING} slides the 7x7 pooling over it; that images are '
+    'mirrored and posteriors averaged is ours, too'
+)
 PUBLIC = {
     depth: (f'keras/resnet{depth}', f'caffe/ResNet-{depth}') for depth in ('50', '101', '152')
 }
@@ -17,6 +23,7 @@ def _row(variant: str, model: str, top1: float | None, top5: float | None, proto
     return Row(
         variant, top1, top5, f'configs/resnet.py:{variant}', {}, protocol,
         f'resnet_{variant}', columns={'model': model}, weights=PUBLIC.get(variant, ()),
+        readings=(SLIDING,) if protocol == 'resnet_multiscale' else (),
     )  # fmt: skip
 
 
@@ -84,7 +91,8 @@ PAPER = Paper(
     {
         '2': Table(f'{CITATION} 2', 'Top-1 error, 10-crop testing', TABLE_2),
         '3': Table(f'{CITATION} 3', 'Error rates, 10-crop testing', TABLE_3),
-        '4': Table(f'{CITATION} 4', 'Error rates of single-model results', TABLE_4),
+        '4': Table(f'{CITATION} 4', 'Error rates of single-model results', TABLE_4,
+                   note=FULLY_CONVOLUTIONAL),
         '5': Table(f'{CITATION} 5', 'Error rates of ensembles', TABLE_5, split='ILSVRC test',
                    note='ResNet: six models, two of them with 152 layers'),
         'authors': Table('He et al. 2016, README of the released models',

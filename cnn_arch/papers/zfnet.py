@@ -11,7 +11,8 @@ CITATION = 'Zeiler & Fergus 2014, table'
 A, B = 'configs/zfnet.py:a', 'configs/zfnet.py:b'
 ALEXNET = 'configs/alexnet.py:two_tower'
 REPLICATION = (
-    "Zeiler & Fergus' own replication of Krizhevsky et al.; with configs/alexnet.py:two_tower"
+    "the paper's is Zeiler & Fergus' own replication of Krizhevsky et al., ours is "
+    'configs/alexnet.py:two_tower'
 )
 
 
@@ -65,7 +66,8 @@ def _ablation(
 ) -> Row:  # fmt: skip
     overrides: dict[str, Any] = {'model.options.fc_units': units} if units else {}
     columns = {'model': model, 'train top-1': f'{train}'}
-    return Row(name, top1, top5, config, overrides, 'ten_crop', run, columns=columns)
+    note = REPLICATION if config == ALEXNET else ''
+    return Row(name, top1, top5, config, overrides, 'ten_crop', run, columns=columns, note=note)
 
 
 TABLE_2 = (

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--to', required=True, type=pathlib.Path, metavar='DIR', help='new folder')
     parser.add_argument('--partial', action='store_true', help='layers may be missing')
     parser.add_argument('--list', action='store_true', help='names of public weights')
-    args, _ = commands.parse(parser, argv)
+    args, _ = commands.parse(parser, argv, uses=())
     importer.check_target(args.to)
     path, known = public.find(args.source)
     overrides = commands.split_overrides(argv)[0]

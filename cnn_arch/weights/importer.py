@@ -24,6 +24,7 @@ import numpy as np
 
 from cnn_arch import commands, configuration, models
 from cnn_arch.commands import flatten
+from cnn_arch.config_keys import no_effect
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
@@ -32,7 +33,7 @@ from cnn_arch.weights import caffe, keras_h5, layouts, public, safetensors_file,
 from cnn_arch.weights.families import FAMILIES
 from cnn_arch.weights.recipes import Family, Names, Recipe
 from cnn_arch.weights.tensors import Tensor, WeightFile
-from cnn_arch.weights.trained import ARRAYS, RECORD
+from cnn_arch.weights.trained import ARRAYS, FREE, RECORD
 
 READERS = {
     '.h5': keras_h5.read,
@@ -68,6 +69,10 @@ def import_weights(
     set_keys(config, keys)
     commands.apply_overrides(config, overrides)
     configuration.validate(config)
+    for key, text in overrides:
+        network = key.startswith('model.') and key not in FREE
+        if key not in (*keys, *TRAINING_KEYS) and not network:
+            raise no_effect(key, text, 'it is none of what these weights ask for')
 
     variables, found = convert(file, family, recipe, config, partial)
     record = {

@@ -1,14 +1,14 @@
 """Members of an ensemble: each network in a folder with the configuration that it was made with."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import ml_collections
 
 from cnn_arch.commands import flatten
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import UserError
+from cnn_arch.weights.departures import complete
 from cnn_arch.weights.trained import INPUT_KEYS, Run, Trained
-from configs import base
 
 # What belongs to a network and not to the test: its input, and the scales that it was trained at.
 OWN = (*INPUT_KEYS, 'eval.interpolation', 'data.augment.')
@@ -29,7 +29,7 @@ def settings_like(
         for key, value in flatten(config).items()
         if key.startswith(('data.', 'eval.', 'mesh.')) and not key.startswith(OWN)
     }
-    settings = _from_leaves(made | test)
+    settings = complete(made | test)
     if settings.model.num_classes != source.num_classes:
         raise UserError(
             f'--with={member.folder}: its network has {settings.model.num_classes} classes, '
@@ -38,14 +38,24 @@ def settings_like(
     return settings
 
 
-def _from_leaves(leaves: dict[str, Any]) -> ml_collections.ConfigDict:
-    """From dotted keys, whose lists JSON made of tuples."""
-    config = base.get_config()
-    with config.unlocked():
-        for key, value in leaves.items():
-            *parents, leaf = key.split('.')
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[leaf] = tuple(value) if isinstance(value, list) else value
-    return config.lock()
+def check_distinct(networks: Sequence[Trained]) -> None:
+    """Raises UserError where two networks of an ensemble are one and the same."""
+    for number, network in enumerate(networks):
+        for other in networks[:number]:
+            if network.digest() == other.digest():
+                raise UserError(
+                    f'--with: {network.folder} holds the same arrays as {other.folder}: an '
+                    'ensemble needs networks that differ'
+                )
+
+
+def label(networks: Sequence[Trained]) -> str:
+    """What a result calls an ensemble; networks that were made alike are named as such."""
+    text = ' + '.join(network.label for network in networks)
+    alike = [
+        f'{other.folder.name} and {network.folder.name}'
+        for number, network in enumerate(networks)
+        for other in networks[:number]
+        if isinstance(network, Run) and isinstance(other, Run) and network.made_as(other)
+    ]
+    return f'{text} (of one recipe and seed: {", ".join(alike)})' if alike else text

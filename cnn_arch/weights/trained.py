@@ -1,9 +1,10 @@
 """A network that can be tested or started from: a checkpoint of a run, or imported weights."""
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -16,7 +17,9 @@ from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
 from cnn_arch.papers.published import Row
+from cnn_arch.papers.released import RELEASED
 from cnn_arch.training import checkpoint, manifest, workdir
+from cnn_arch.weights import departures
 
 ARRAYS, RECORD = 'arrays', 'weights.json'  # of a folder of imported weights
 RECORDED = {'known_as', 'source', 'file', 'missing', 'digest', 'keys', 'network', 'training'}
@@ -42,6 +45,24 @@ class Run:
     def label(self) -> str:
         """How a result calls it."""
         return f'step {self.step:,}'
+
+    def described(self, config: ml_collections.ConfigDict) -> str:
+        """How a table calls it; `config` is that of its row."""
+        kept = {'data.source': 'on', 'model.dtype': 'in'}
+        others = [
+            f', trained {word} {self.made[key]}'
+            for key, word in kept.items()
+            if key in self.made and self.made[key] != flatten(config)[key]
+        ]
+        return f'run {self.folder.name}{"".join(others)}'
+
+    def departures(self, row: Row, config: ml_collections.ConfigDict) -> list[str]:
+        """In what it was not trained as a row says, whose configuration is `config`."""
+        return departures.of_run(self.made, row, config)
+
+    def made_as(self, other: 'Run') -> bool:
+        """Whether another run has the same recipe and seed."""
+        return departures.same_recipe(self.made, other.made)
 
     def digest(self) -> str:
         """SHA-256 of the stored arrays."""
@@ -90,6 +111,17 @@ class Weights:
     def missing(self) -> list[str]:
         """Arrays that the file lacked, e.g. 'fc6/kernel'."""
         return self.record['missing']
+
+    def described(self, config: ml_collections.ConfigDict) -> str:
+        """How a table calls it."""
+        known = self.record['known_as']
+        if known not in RELEASED:
+            return f'{self.label}, of unknown origin'
+        return f'{known}, {RELEASED[known].by}'
+
+    def departures(self, row: Row, config: ml_collections.ConfigDict) -> list[str]:
+        """In what it is not the network that a row prints."""
+        return departures.of_weights(self.record['known_as'], self.record['file'], row)
 
     def digest(self) -> str:
         """SHA-256 of the arrays."""
@@ -178,12 +210,16 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
     """Finds the network of a table's row.
 
     It is the first of `weights` that fits, or lies in `runs`: in the folder of the row's run, or in
-    one called as public weights of that network are, with _ for /.
+    one called as public weights of that network are, with _ for /. It is none of the `others`, the
+    networks beside which it is wanted: neither by its arrays nor by recipe and seed.
     """
-    for folder in weights:
+    found = functools.cache(functools.partial(find, finished=True))  # each is hashed once
+    for number, folder in enumerate(weights):
         find(folder)  # a folder that is named must be there
+        if folder.resolve() in {other.resolve() for other in weights[:number]}:
+            raise UserError(f'--weights names {folder} twice')
 
-    def find_for(row: Row, config: ml_collections.ConfigDict) -> Trained:
+    def find_for(row: Row, config: ml_collections.ConfigDict, others: Sequence[Trained]) -> Trained:
         if runs is None and not weights:
             raise UserError('not run: give --runs=DIR with their runs, or --weights=DIR')
         reasons = []
@@ -194,8 +230,10 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
             folders += [folder for folder in public if folder.exists()]
         for folder in folders:
             try:
-                trained = find(folder, finished=True)
+                trained = found(folder)
                 trained.check(config, TRAINING_KEYS)
+                for other in others:
+                    _check_distinct(trained, other)
                 if isinstance(trained, Weights):
                     trained.require_complete()
                 return trained
@@ -207,6 +245,16 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
         raise UserError('; '.join(reasons))
 
     return find_for
+
+
+def _check_distinct(trained: Trained, other: Trained) -> None:
+    if trained.digest() == other.digest():
+        raise UserError(f'{trained.folder} holds the same arrays as {other.folder}')
+    if isinstance(trained, Run) and isinstance(other, Run) and trained.made_as(other):
+        raise UserError(
+            f'{trained.folder} was trained as {other.folder} was, from the same seed: another '
+            'member takes another --config.seed'
+        )
 
 
 def _training(row: Row) -> str:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnn_arch import models
+from cnn_arch.errors import UserError
 from cnn_arch.evaluation import network as networks
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.dense import to_convolutional
@@ -118,3 +119,55 @@ def test_too_small_images_are_named():
     variables = random_variables(model, 32)
     with pytest.raises(Exception, match=r'smaller than|too small|takes 32x32'):
         jax.eval_shape(network.dense_posteriors, variables, jnp.zeros((1, 24, 40, 3), jnp.uint8))
+
+
+@pytest.fixture(scope='module')
+def pooled():
+    model = resnet.ResNet((1, 1, 1, 1), bottleneck=False, num_classes=CLASSES)
+    return model, random_variables(model, 64)
+
+
+class TestSliding:
+    """ResNet's 7x7 pooling in steps of one place, held against a loop over the windows."""
+
+    def scores(self, variables, place):
+        """float64 scores of each 7x7 window of one image's last map."""
+        kernel, bias = (np.asarray(variables['params']['fc'][k], np.float64)
+                        for k in ('kernel', 'bias'))  # fmt: skip
+        rows, columns = place.shape[0] - 6, place.shape[1] - 6
+        return np.asarray([
+            [place[t : t + 7, s : s + 7].astype(np.float64).mean(axis=(0, 1)) @ kernel + bias
+             for s in range(columns)] for t in range(rows)
+        ])  # fmt: skip
+
+    @pytest.mark.parametrize('average', ['scores', 'posteriors'])
+    def test_windows_one_by_one_also_on_a_canvas(self, pooled, average) -> None:
+        model, variables = pooled
+        config = small_config('resnet_multiscale_sliding')
+        config.model.name, config.eval.average = 'resnet', average
+        config.data.augment.size = 224
+        plan = protocols.resolve(config)
+        assert plan.average == average
+        made = networks.Network.create(model, config, plan, mesh_of(1))
+        sizes = [(230, 300), (289, 225)]
+        rng, canvas = np.random.default_rng(0), np.zeros((2, 289, 300, 3), np.uint8)
+        expected = []
+        for row, (height, width) in enumerate(sizes):
+            image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+            canvas[row, :height, :width] = image
+            pixels = (image - np.float32(config.data.mean)) / np.float32(config.data.std)
+            _, endpoints = jax.jit(model.apply)(variables, pixels[None].astype(np.float32))
+            scores = self.scores(variables, np.asarray(endpoints['conv5_1'][0]))
+            assert scores.shape[:2] == (-(-height // 32) - 6, -(-width // 32) - 6)
+            if average == 'scores':
+                expected.append(softmax(scores.mean(axis=(0, 1))))
+            else:
+                expected.append(softmax(scores).mean(axis=(0, 1)))
+        ragged = made.ragged()
+        facts = ragged.facts(np.asarray(sizes))
+        found = jax.jit(ragged)(variables, canvas, facts)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+    def test_other_networks_have_no_such_pooling(self) -> None:
+        with pytest.raises(UserError, match='is for resnet: vgg has no pooling of 7x7'):
+            protocols.resolve(small_config('resnet_multiscale_sliding'))

@@ -14,7 +14,7 @@ def imagenet_config(**augment):
     config.data.augment.size = 224
     config.data.augment.scale_min = config.data.augment.scale_max = 256
     config.data.augment.update(augment)
-    config.eval.scale = 256
+    config.model.name, config.eval.scale = 'resnet', 256  # of which every protocol is possible
     return config
 
 
@@ -32,6 +32,7 @@ def imagenet_config(**augment):
         ('densenet_10', 1, 10),  # fb.resnet.torch, TenCrop
         ('googlenet_144', 4, 36),  # Szegedy et al. 2015, section 7
         ('resnet_multiscale', 5, 2),
+        ('resnet_multiscale_sliding', 5, 2),
         ('dense', 1, 2),
         ('dense_multiscale', 3, 2),
     ],

@@ -50,7 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pathlib.Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(test_eval_cli, 'random_variables', biased)
         for number, name in enumerate(('first', 'second')):
-            test_eval_cli.make_run(folder / 'runs' / name, [f'--config={config}'], number)
+            words = [f'--config={config}', f'--config.seed={number}']
+            test_eval_cli.make_run(folder / 'runs' / name, words, number)
             (folder / 'runs' / name / 'result.json').write_text('{}')
 
     def row(name: str, run: str, protocol: str, paper: tuple[float, float], **more) -> Row:
@@ -188,11 +189,32 @@ def test_rows_that_cannot_run_say_what_is_missing(made, table, kind: str) -> Non
         assert part in text
 
 
+def test_a_test_that_is_not_the_rows_is_named(table) -> None:
+    """And no difference printed, nor a finding judged."""
+    answer = json.loads(table('--format=json', '--rows=one,both', '--config.eval.scale=44'))
+    for row in answer['rows']:
+        assert 'tested with eval.scale = 44, the row has 40' in ' '.join(row['departures'])
+        assert row['top1_difference'] is None
+        assert row['network'].startswith('run first')
+    assert answer['findings'][0]['pairs'][0]['holds'] is None
+
+
+@pytest.mark.parametrize(
+    ('word', 'why'),
+    [('--config.eval.scales=44,48', 'center tests at one scale'),
+     ('--config.optim.learning_rate=0.1', 'acts in training alone'),
+     ('--config.seed=4', 'acts in training alone')],
+)  # fmt: skip
+def test_keys_that_no_rows_test_looks_at_are_refused(table, word: str, why: str) -> None:
+    with pytest.raises(UserError, match=f'{word} has no effect: .*{why}'):
+        table(word)
+
+
 def test_markdown_is_a_table(table) -> None:
     lines = [line for line in table('--format=markdown').splitlines() if line.startswith('|')]
     assert len(lines) == 7
-    assert {len(re.findall(r'(?<!\\)\|', line)) for line in lines} == {10}
-    assert r'| of \| others | 11.1 | - | - | - | - | - | - | - |' in lines
+    assert {len(re.findall(r'(?<!\\)\|', line)) for line in lines} == {11}
+    assert r'| of \| others | 11.1 | - | - | - | - | - | - | - | - |' in lines
 
 
 def test_out_is_written_in_the_format_of_its_suffix(table, tmp_path: pathlib.Path) -> None:
