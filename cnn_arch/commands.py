@@ -150,6 +150,15 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, An
     return leaves
 
 
+# Tuples of names: one may be typed as it is, and several with commas between them.
+NAMES = ('optim.freeze', 'eval.views')
+
+
+def as_typed(key: str, value: Any) -> str:
+    """What follows `--config.KEY=` for a value."""
+    return ','.join(value) if key in NAMES else str(value)
+
+
 def _read(key: str, text: str, default: Any) -> Any:
     kind = type(default)
     if kind is str:
@@ -164,6 +173,8 @@ def _read(key: str, text: str, default: Any) -> Any:
         value = text
     if kind is float and type(value) is int:
         value = float(value)
+    if key in NAMES and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(',') if part.strip())
     if kind is tuple and isinstance(value, list | int | float):
         value = tuple(value) if isinstance(value, list) else (value,)
     if type(value) is not kind:

@@ -8,7 +8,9 @@ from typing import Any
 import ml_collections
 
 from cnn_arch.errors import UserError
+from cnn_arch.evaluation.protocols import PROTOCOLS
 from cnn_arch.models import MODELS
+from cnn_arch.training import parameters
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NOT_PAPERS = ('__init__', 'base', 'demo')
@@ -75,6 +77,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     scaled = augment.crop in ('isotropic', 'central_square')
     choices = {
         'train.on_nonfinite': ('stop', 'skip'),
+        'train.eval_protocol': ('', *PROTOCOLS),
         'data.on_bad_image': ('stop', 'skip'),
         'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'none'),
         'data.augment.interpolation': ('bilinear', 'bicubic', 'random'),
@@ -100,6 +103,24 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ):
         if _leaf(config, key) < 0:
             raise UserError(f'{key} = {_leaf(config, key)}: it must be 0 or more')
+    if not -1 <= config.data.seed < 2**63:
+        raise UserError(f'data.seed = {config.data.seed}: it must be 0 or more, or -1 for seed')
+    if not 0 <= config.train.freeze_statistics < float('inf'):
+        raise UserError(
+            f'train.freeze_statistics = {config.train.freeze_statistics}: it must be 0 or a '
+            'positive number of epochs'
+        )
+    if config.train.freeze_statistics and config.model.batch_norm.precise:
+        raise UserError(
+            'train.freeze_statistics trains with the statistics that are tested, and '
+            'model.batch_norm.precise replaces them: one of the two must be 0'
+        )
+    if not 0 <= config.model.batch_norm.momentum < 1:
+        raise UserError(
+            f'model.batch_norm.momentum = {config.model.batch_norm.momentum}: it must be at least '
+            '0 and below 1'
+        )
+    parameters.check_values(config.optim)
     if config.train.update_size and config.train.batch_size % config.train.update_size:
         raise UserError(
             f'train.batch_size = {config.train.batch_size} is not a multiple of '

@@ -17,8 +17,10 @@ Expected:  ILSVRC-2012 validation, one 224x224 crop at scale 256, top-1 / top-5 
            se_resnext50 20.97 / 5.54, se_resnext101 19.81 / 4.96, se_bn_inception 23.62 / 7.04.
 Departures: weight decay is not printed: 0.0001 as in ResNet. Images are drawn without the class
            balance of the CVPR text (the journal version has none). senet154: label smoothing is
-           printed without its share, 0.1 here, and batch normalisation is not frozen in the last
-           epochs.
+           printed without its share, 0.1 here; batch normalisation is frozen "for the last few
+           training epochs", three of the 100 here, and what is frozen are the running statistics,
+           which then serve in training as in the test; scales and biases go on
+           (`--config.train.freeze_statistics=0` freezes nothing).
 """
 
 import ml_collections
@@ -56,6 +58,7 @@ def get_config(variant: str = 'se_resnet50') -> ml_collections.ConfigDict:
         config.loss.label_smoothing = 0.1
         config.optim.learning_rate = 1.0
         config.train.batch_size = 2048
+        config.train.freeze_statistics = 97.0
 
     config.eval.protocol = 'center'
     config.eval.scale = 256
