@@ -214,7 +214,9 @@ def test_a_protocol_of_validations_has_its_own_views() -> None:
     ):
         configuration.validate(config)
     config.train.eval_protocol = 'vgg_150'
-    with pytest.raises(UserError, match='protocol vgg_150 tests around the training scale'):
+    with pytest.raises(
+        UserError, match=r'train.eval_protocol: protocol vgg_150 tests around the training scale'
+    ):
         validation.is_the_test(config)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 
 import ml_collections
 
+from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
 
 
@@ -33,6 +34,10 @@ def is_the_test(config: ml_collections.ConfigDict) -> bool:
 
     Raises UserError where one of the two is impossible.
     """
-    plans = [protocols.resolve(settings(config)), protocols.resolve(config)]
+    plans = [protocols.resolve(config)]
+    try:
+        plans.append(protocols.resolve(settings(config)))
+    except UserError as error:
+        raise UserError(f'train.eval_protocol: {error}') from error
     one, other = (dataclasses.replace(plan, protocol='') for plan in plans)
     return one == other
