@@ -76,8 +76,12 @@ def told_once(folder: pathlib.Path) -> set[tuple[int, str]]:
     Raises AssertionError where one is there twice.
     """
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    told = [(line['step'], name) for line in lines for name in line
-            if name not in ('step', 'epoch', 'seconds')]  # fmt: skip
+    told = [
+        (line['step'], name)
+        for line in lines
+        for name in line
+        if name != 'step' and not ('loss' not in line and name in workdir.WITH_EACH)
+    ]
     shown = []
     for path in (folder / 'tensorboard').iterdir():
         data = path.read_bytes()
@@ -86,7 +90,6 @@ def told_once(folder: pathlib.Path) -> set[tuple[int, str]]:
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             shown += [(event.step, value.tag) for value in event.summary.value]
             data = data[16 + length :]
-    shown = [one for one in shown if one[1] not in ('epoch', 'seconds')]
     assert len(told) == len(set(told))
     assert sorted(shown) == sorted(told)
     return set(told)

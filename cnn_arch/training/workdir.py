@@ -26,6 +26,8 @@ FIXED_KEYS = ('seed', 'model.', 'data.source', 'data.seed', 'train.batch_size', 
               'optim.polyak_decay', 'optim.freeze')  # fmt: skip
 # What result.json says of the test.
 MEASURED = ('top1_error', 'top5_error', 'images', 'complete')
+# In each line of metrics.jsonl, also where a step has one of training and one of an evaluation.
+WITH_EACH = ('epoch', 'seconds', 'seconds_evaluating')
 RESULT, METRICS, BOARD = 'result.json', 'metrics.jsonl', 'tensorboard'
 FREE_KEYS = ('model.dtype', 'model.batch_norm.precise')
 
@@ -162,8 +164,10 @@ class MetricsWriter:
 
     def _show(self, line: dict[str, Any]) -> None:
         when = self._began + line.get('seconds', 0.0)  # the pauses between starts are left out
+        evaluation = 'loss' not in line
         for name, value in line.items():
-            if name != 'step' and value is not None:
+            told = name == 'step' or (evaluation and name in WITH_EACH)  # by the line of the step
+            if not told and value is not None:
                 self._board.add_scalar(name, value, line['step'], walltime=when)
 
     def close(self) -> None:
