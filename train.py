@@ -3,22 +3,24 @@
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
 The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
-The same command goes on where the run stopped. Ctrl-C or SIGTERM saves a checkpoint and exits with
-75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3, a disk
-that is full with 74.
+The same command goes on where the run stopped, and leaves a run that has ended as it is. Ctrl-C or
+SIGTERM saves a checkpoint and exits with 75 (a second one leaves at once); user errors exit with 2,
+a loss that is not finite with 3, a disk that is full with 74.
 """
 
 import argparse
 import pathlib
 import time
 
+import ml_collections
+
 from cnn_arch import cluster, commands, mesh, models, preflight
 from cnn_arch.data import sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
-from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
-from cnn_arch.training import checkpoint, curvature, report, schedules, workdir
+from cnn_arch.evaluation.result import Result
+from cnn_arch.training import checkpoint, curvature, report, schedules, validation, workdir
 from cnn_arch.training import step as steps
 from cnn_arch.training.signals import StopRequest
 from cnn_arch.weights import initial
@@ -47,7 +49,9 @@ def main(argv: list[str]) -> int:
     abstract = steps.abstract_state(model, config, devices)
     train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
     with_curvature = steps.compile_curvature(model, config, devices)
-    protocols.resolve(config)  # an impossible protocol ends the run here, not after an epoch
+    validation_is_the_test = validation.is_the_test(config)  # raises where one is impossible
+    if report.told(args.workdir, config):
+        return 0
     workdir.open_workdir(args.workdir, config)
 
     with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
@@ -57,7 +61,9 @@ def main(argv: list[str]) -> int:
             state = steps.restore_state(checkpoints, abstract, devices)
         start = int(state.step)
         batches = TrainingBatches(train_source, config, devices, start, plan.total)
-        log = report.Report(args.workdir, config, plan, start, batches)
+        log = report.Report(
+            args.workdir, config, plan, start, batches, int(state.evaluated) == start
+        )
         log.begin(model, state, train_source, eval_source, devices)
 
         def upcoming(images: int) -> TrainingBatches:
@@ -65,50 +71,62 @@ def main(argv: list[str]) -> int:
             count = -(-images // config.train.batch_size)
             return TrainingBatches(train_source, config, devices, step, step + count)
 
-        def evaluated(state: steps.TrainState) -> steps.TrainState:
+        def measured(
+            state: steps.TrainState, settings: ml_collections.ConfigDict
+        ) -> tuple[Result, float]:
             began = time.monotonic()
             variables = steps.variables(state.model())
-            result = evaluate(model, variables, eval_source, config, devices, check=stop.check)
-            log.evaluation(int(state.step), result, time.monotonic() - began)
-            return steps.after_evaluation(state, result.top1_error, config, devices)
+            result = evaluate(model, variables, eval_source, settings, devices, check=stop.check)
+            return result, time.monotonic() - began
+
+        def validated(state: steps.TrainState) -> tuple[steps.TrainState, Result]:
+            result, seconds = measured(state, validation.settings(config))
+            log.validation(int(state.step), result, seconds)
+            return steps.after_evaluation(state, result.top1_error, config, devices), result
 
         step = start
-        done = start == plan.total or schedules.plateau_done(state.feedback, config.schedule)
-        ended = done and int(state.evaluated) == start  # by an earlier start of the run
+        done = start >= plan.total or schedules.plateau_done(state.feedback, config.schedule)
+        ended = done and int(state.evaluated) == start  # but for its test, by an earlier start
+        last = None  # the last validation
         try:
             if plan.evaluates_at(step) and int(state.evaluated) != step:
-                state = evaluated(state)  # the run was stopped between this step and that
+                state, last = validated(state)  # the run was stopped between this step and that
                 done = done or schedules.plateau_done(state.feedback, config.schedule)
             for batch in () if done else batches:
                 if with_curvature and plan.begins_a_pass_at(step):
                     state = with_curvature(state, upcoming(curvature.IMAGES))
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, frozen=plan.frozen_at(step))
                 step += 1
                 checkpoints.check()
                 if not log.step(step, metrics):
                     log.raise_diverged(state)
                 stop.check()
                 if plan.evaluates_at(step):
-                    state = evaluated(state)
+                    state, last = validated(state)
                     done = schedules.plateau_done(state.feedback, config.schedule)
                 if done or step == plan.total:
                     break
                 if plan.saves_at(step):
+                    log.flush(step)
                     checkpoints.save(step, state.model(), state.training())
 
             precise = config.model.batch_norm.precise
-            if precise and state.batch_stats and not ended:
+            renewed = bool(precise and state.batch_stats and not ended)
+            if renewed:
                 more = upcoming(precise)
                 state = steps.with_precise_statistics(state, model, config, devices, more)
-                state = evaluated(state)
-            checkpoints.save(step, state.model(), state.training(), wait=True, again=not ended)
-            if log.result is None:  # the run had ended before: measure it again
-                evaluated(state)
+            checkpoints.save(step, state.model(), state.training(), again=not ended)
+            if last is None or renewed or not validation_is_the_test:
+                result, seconds = measured(state, config)
+            else:
+                result, seconds = last, 0.0
+            log.test(step, result, seconds)
+            checkpoints.wait()
         except Stopped:
             checkpoints.save(step, state.model(), state.training(), wait=True)
             log.stopped(step)
             return PREEMPTED
-        log.finish(step)
+        log.finish(step, state)
     return 0
 
 

@@ -152,6 +152,12 @@ def _nearest(key: str, config: ml_collections.ConfigDict) -> str:
     return f'; did you mean --config.{close[0]}?' if close else '; configs/base.py lists all keys'
 
 
+def as_typed(value: Any) -> str:
+    """What follows `--config.KEY=` for a value: names are typed with commas between them."""
+    names = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    return ','.join(value) if names else str(value)
+
+
 def _read(key: str, text: str, default: Any) -> Any:
     kind = type(default)
     if kind is str:

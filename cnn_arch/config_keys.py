@@ -338,6 +338,7 @@ KEYS: dict[str, Key] = {
     'data.dir': _work(TEXT, unless('data.source', 'digits'), unless('data.source', 'digits')),
     'data.train_split': Key(NAME, _splits('train_split')),
     'data.eval_split': _test(NAME, _splits('eval_split')),
+    'data.seed': Key(whole(-1, 2**63 - 1), recipe=None),
     'data.channels': _everywhere(one_of(1, 3)),
     'data.mean': _everywhere(several(number())),
     'data.std': _everywhere(several(number(0, above=True))),
@@ -375,6 +376,8 @@ KEYS: dict[str, Key] = {
     'optim.decay_all': Key(FLAG, unless('optim.weight_decay', 0.0)),
     'optim.filter_rms': Key(number(0)),
     'optim.polyak_decay': Key(SHARE, always, always),
+    'optim.freeze': Key(several(NAME, distinct=True)),
+    'optim.rates': Key(ANYTHING),  # training/parameters.py checks the pairs
 
     'schedule.kind': Key(one_of(*KINDS)),
     'schedule.factor': Key(number(0, above=True), _dropping_by_factor),
@@ -395,6 +398,10 @@ KEYS: dict[str, Key] = {
     'train.steps': Key(whole(0)),
     'train.log_every': _work(whole(1), always, None),
     'train.eval_every': Key(whole(0), recipe=if_('schedule.kind', 'plateau')),
+    'train.eval_protocol': Key(
+        one_of('', *protocols.PROTOCOLS), recipe=if_('schedule.kind', 'plateau')
+    ),
+    'train.freeze_statistics': Key(number(0), _BN),
     'train.on_nonfinite': _work(one_of('stop', 'skip'), always, None),
 
     'eval.protocol': _test(one_of(*protocols.PROTOCOLS)),

@@ -10,6 +10,7 @@ import ml_collections
 from cnn_arch import config_keys
 from cnn_arch.errors import UserError
 from cnn_arch.models import MODELS
+from cnn_arch.training import parameters
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NOT_PAPERS = ('__init__', 'base', 'demo')
@@ -86,6 +87,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     config_keys.check_values(flatten(config))
     augment = config.data.augment
     scaled = augment.crop in ('isotropic', 'central_square')
+    if config.train.freeze_statistics and config.model.batch_norm.precise:
+        raise UserError(
+            'train.freeze_statistics trains with the statistics that are tested, and '
+            'model.batch_norm.precise replaces them: one of the two must be 0'
+        )
+    parameters.check_values(config.optim)
     if config.train.update_size and config.train.batch_size % config.train.update_size:
         raise UserError(
             f'train.batch_size = {config.train.batch_size} is not a multiple of '

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The defaults; the papers' configs fill in what differs and lock it."""
     d = ml_collections.ConfigDict
     config = d()
-    config.seed = 0  # of initialisation, sample order, augmentation and dropout
+    config.seed = 0  # of initialisation and dropout, and of sampling unless data.seed is given
     config.init_from = (
         ''  # folder of imported weights or a workdir to start from; '' = from scratch
     )
@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.dir = ''  # where the source lies; '' = tfds' own default
     config.data.train_split = 'train'
     config.data.eval_split = 'validation'
+    config.data.seed = -1  # of sample order, augmentation and replacements; -1 = that of the run
     config.data.channels = 3  # 1 = grey
     config.data.mean = (123.68, 116.779, 103.939)  # grey levels, RGB, subtracted from the input
     config.data.std = (1.0, 1.0, 1.0)  # grey levels, the input is divided by them
@@ -92,9 +93,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.optim.weight_decay = 0.0  # coupled L2, added to the gradient before momentum
     config.optim.decay_all = True  # also decay biases and normalisation; False = kernels only
     config.optim.filter_rms = 0.0  # ZFNet: filters are scaled back to this RMS; 0 = off
-    config.optim.polyak_decay = (
-        0.0  # decay of the averaged parameters that evaluation uses; 0 = off
-    )
+    # Decay of the averages, of parameters and of batch normalisation's statistics, that evaluation
+    # uses, 0 = off. Of update n it is min(this, (1 + n) / (10 + n)), as in TensorFlow.
+    config.optim.polyak_decay = 0.0
+    # Patterns over the parameters' paths ('conv1_1/kernel'; * also for slashes): those that match
+    # do not train, without decay or momentum. Typed: one pattern, or several with commas.
+    config.optim.freeze = ()
+    # Pairs (pattern, factor): what multiplies the learning rate of the parameters that match, the
+    # last pair that fits holds. Caffe's doubled rate of biases: "(('*/bias',2.0),)".
+    config.optim.rates = ()
 
     config.schedule = d()
     config.schedule.kind = 'constant'  # constant, steps, plateau, exponential or cosine
@@ -118,7 +125,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.epochs = 90.0  # passes over the training set
     config.train.steps = 0  # overrides epochs if not 0
     config.train.log_every = 20  # steps between lines of metrics
-    config.train.eval_every = 0  # steps between evaluations; 0 = once an epoch
+    config.train.eval_every = 0  # steps between validations; 0 = once an epoch
+    # The protocol of these validations, which plateaus are read from, with its own views and
+    # average; '' = the whole of config.eval. Once, at the end, the run is tested by config.eval.
+    config.train.eval_protocol = ''
+    # Epochs after which batch normalisation trains with its running statistics as they then are;
+    # 0 = never.
+    config.train.freeze_statistics = 0.0
     config.train.on_nonfinite = 'stop'  # or skip: the update is left out and counted
 
     config.eval = d()

@@ -38,9 +38,10 @@ resnext101_64x4d follows its own paper (section 4), that is Facebook's Torch cod
 Departures: images are drawn without the class balance of the CVPR text (the journal version has
            none). Where the journal waits for the validation loss, here three evaluations without a
            gain of 0.1 percent of top-1 error do (`schedule.patience`, `min_delta`).
-           senet154: label smoothing is
-           printed without its share, 0.1 here, and batch normalisation is not frozen in the last
-           epochs.
+           senet154: label smoothing is printed without its share, 0.1 here; batch normalisation is
+           frozen "for the last few training epochs", three of the 100 here, and what is frozen are
+           the running statistics, which then serve in training as in the test; scales and biases go
+           on (`--config.train.freeze_statistics=0` freezes nothing).
 """
 
 import ml_collections
@@ -79,6 +80,7 @@ def get_config(variant: str = 'se_resnet50') -> ml_collections.ConfigDict:
         config.loss.label_smoothing = 0.1
         config.optim.learning_rate = 1.0
         config.train.batch_size = 2048
+        config.train.freeze_statistics = 97.0
 
     config.eval.protocol = 'center'
     config.eval.scale = 256

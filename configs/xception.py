@@ -10,8 +10,15 @@ Expected:  ILSVRC-2012 validation without the blacklisted images, one 299x299 cr
 Departures: not printed, hence ours: 2,048 images in a step (60 GPUs with Inception V3's 32 each
            would be 1,920); 180 epochs (table 3's 28 steps a second, of 32 images, for 3 days); the
            decay of the Polyak average; augmentation and the test scale, which are Inception's: a
-           random area and aspect, a centre crop of 7/8 of the image. Weight decay is on kernels, as
-           in the author's framework. All validation images are counted, also the blacklisted.
+           random area and aspect, a centre crop of 7/8 of the image. All validation images are
+           counted, also the blacklisted. The average is TensorFlow's, which the paper names:
+           update n decays by min(0.9999, (1 + n) / (10 + n)), and statistics of batch
+           normalisation are averaged with the parameters; those of each batch, where Inception's
+           code averages the running ones once more (the same, but for 100 steps of 10,000).
+           Weight decay is on kernels, and its gradient is 1e-5 w: the paper sets its rate beside
+           Inception V3's 4e-5, which that network's TensorFlow code gives to l2_loss, half the sum
+           of squares. If it was Keras' regularizers.l2(1e-5), the gradient was 2e-5 w:
+           `--config.optim.weight_decay=2e-5`.
 """
 
 import ml_collections

@@ -35,8 +35,8 @@ def make_run(folder: pathlib.Path, words: list[str], *numbers: int) -> None:
     with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         for number in numbers:
             params = random_variables(model, data.augment.size, data.channels, number)['params']
-            average = params if config.optim.polyak_decay else {}
-            item = {'params': params, 'batch_stats': {}, 'average': average}
+            item = {'params': params, 'batch_stats': {}}
+            item['average'] = dict(item) if config.optim.polyak_decay else {}
             item, rest = jax.tree.map(jax.numpy.asarray, (item, {'step': np.int32(number)}))
             checkpoints.save(number, item, rest, wait=True)
 

@@ -1,6 +1,7 @@
 """The training recipes of the configs against papers.yaml, an independent reading of the papers."""
 
 import argparse
+import shlex
 from typing import Any
 
 import ml_collections
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 
 from cnn_arch import commands, configuration
-from cnn_arch.training import schedules
+from cnn_arch.errors import UserError
+from cnn_arch.evaluation import protocols
+from cnn_arch.papers import googlenet, vgg
+from cnn_arch.training import parameters, schedules, validation
+from cnn_arch.weights import trained
 from tests.shared import transcription
 
 CONFIGS = configuration.CONFIGS
@@ -181,3 +186,77 @@ def test_resnets_warm_up() -> None:
     for _ in range(50):
         feedback = schedules.warmup_update(feedback, 70.0, config.schedule)
     assert float(rate(0, feedback)) == np.float32(0.1)
+
+
+def test_validations_cost_one_crop_where_the_test_costs_more() -> None:
+    """Of every variant of every paper; the test at the end stays the paper's."""
+    dear = set()
+    for path in configuration.papers():
+        for variant in configuration.variants(path):
+            config = configuration.load(f'{path}:{variant}')
+            plan = protocols.resolve(validation.settings(config))
+            assert (plan.views, len(plan.scales)) == (('center',), 1), (path, variant)
+            if not validation.is_the_test(config):
+                dear.add(f'{path.stem} {config.eval.protocol}')
+    assert dear == {'alexnet ten_crop', 'zfnet ten_crop', 'vgg dense', 'googlenet googlenet_144',
+                    'resnet ten_crop'}  # fmt: skip
+
+
+def test_a_protocol_of_validations_has_its_own_views() -> None:
+    config = load('googlenet:googlenet')
+    config.eval.views = ('ten_crop',)
+    config.eval.average = 'posteriors'
+    config.eval.scale = 300
+    plan = protocols.resolve(validation.settings(config))
+    assert (plan.views, plan.average, plan.scales) == (('center',), 'scores', (300,))
+    assert protocols.resolve(config).views == ('ten_crop',)
+    config.train.eval_protocol = 'nine_crop'
+    with pytest.raises(
+        UserError, match=r"train.eval_protocol = 'nine_crop': choose one of '', 'cen"
+    ):
+        configuration.validate(config)
+    config.train.eval_protocol = 'vgg_150'
+    with pytest.raises(
+        UserError, match=r'train.eval_protocol: protocol vgg_150 tests around the training scale'
+    ):
+        validation.is_the_test(config)
+
+
+def test_xceptions_decay_is_printed_beside_that_of_inception() -> None:
+    printed = transcription()['xception']['training']
+    assert printed['weight_decay_inception_v3'] == 4e-5  # TensorFlow's: the gradient is 4e-5 w
+    assert load('xception:xception').optim.weight_decay == printed['weight_decay'] == 1e-5
+
+
+def test_senet_154_ends_with_frozen_statistics() -> None:
+    changes = transcription()['senet']['architecture']['senet154']['changes']
+    assert 'BN frozen in the last epochs' in changes
+    config = load('senet:senet154')
+    assert 0 < config.train.epochs - config.train.freeze_statistics <= 5
+    assert load('senet:se_resnet50').train.freeze_statistics == 0
+
+
+def test_googlenets_ensemble_shares_initial_weights() -> None:
+    """Section 7: the members "differ only in sampling methodologies"."""
+    for row in googlenet.TABLE_3:
+        if row.members:
+            assert len({member.overrides['data.seed'] for member in row.members}) == 7
+            assert all(set(member.overrides) == {'data.seed'} for member in row.members)
+
+
+def test_the_third_net_of_vggs_submission_trains_its_last_layers_alone(tmp_path) -> None:
+    """The command that its row prints says so to a shell."""
+    row = next(row for row in vgg.TABLE_6[0].members if row.name == 'D-jitter-fc')
+    with pytest.raises(UserError, match=r'makes it$') as error:
+        trained.finder(tmp_path / 'my runs', [])(row, load('vgg:D'))
+    command = str(error.value).rpartition('python train.py ')[2].removesuffix(' makes it')
+    words = shlex.split(command)
+    assert words[0] == '--config=configs/vgg.py:D'
+    overrides, rest = commands.split_overrides(words[1:])
+    assert rest == []
+    config = load('vgg:D')
+    commands.apply_overrides(config, overrides)
+    assert config.optim.freeze == ('conv*',)
+    assert config.init_from == str(tmp_path / 'my runs' / 'vgg_D_384')
+    assert config.data.augment.scale_max == 512
+    parameters.check_patterns({'conv1_1': {'bias': 0}, 'fc6': {'kernel': 0}}, config.optim)

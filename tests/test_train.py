@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 import cnn_arch.mesh as meshes
 from cnn_arch import commands, models
@@ -70,6 +71,31 @@ def losses(folder: pathlib.Path) -> dict[int, float]:
     return {line['step']: line['loss'] for line in lines if 'loss' in line}
 
 
+def told_once(folder: pathlib.Path) -> set[tuple[int, str]]:
+    """(step, name) of each figure in metrics.jsonl, which TensorBoard's events hold likewise.
+
+    Raises AssertionError where one is there twice.
+    """
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    told = [
+        (line['step'], name)
+        for line in lines
+        for name in line
+        if name != 'step' and not ('loss' not in line and name in workdir.WITH_EACH)
+    ]
+    shown = []
+    for path in (folder / 'tensorboard').iterdir():
+        data = path.read_bytes()
+        while data:  # of each record: its length, a checksum, an event, a checksum
+            length = int.from_bytes(data[:8], 'little')
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            shown += [(event.step, value.tag) for value in event.summary.value]
+            data = data[16 + length :]
+    assert len(told) == len(set(told))
+    assert sorted(shown) == sorted(told)
+    return set(told)
+
+
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A finished run of SMALL."""
@@ -81,7 +107,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_leaves_what_it_promises(undisturbed: pathlib.Path) -> None:
     result = json.loads((undisturbed / 'result.json').read_text())
     assert result['step'] == 60
-    assert result['images'] == '360'
+    assert (result['images'], result['complete']) == (360, 360)
+    assert result['updates'] == 60
     assert 0 <= result['top5_error'] <= result['top1_error'] <= 100
     assert checkpoint.steps(undisturbed) == [40, 50, 60]
     assert sorted(losses(undisturbed)) == list(range(1, 61))
@@ -122,6 +149,50 @@ def test_killed_and_restarted_is_bit_identical(
     ):
         np.testing.assert_array_equal(one, other)
     assert losses(tmp_path) == losses(undisturbed)
+    assert told_once(tmp_path) == told_once(undisturbed)
+
+
+def test_a_finished_run_stays_as_it_is(undisturbed: pathlib.Path) -> None:
+    """Started again it tells its result; no file changes, none comes, none goes."""
+
+    def snapshot() -> dict[str, tuple[int, int, bytes]]:
+        files = [path for path in undisturbed.rglob('*') if path.is_file()]
+        return {
+            str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
+            for path in files
+        }
+
+    before = snapshot()
+    result = json.loads((undisturbed / 'result.json').read_text())
+    out, _ = train(*SMALL, f'--workdir={undisturbed}')
+    assert f'top-1 error {result["top1_error"]:.2f} %' in out
+    assert f'top-5 error {result["top5_error"]:.2f} %  n = 360;' in out
+    assert snapshot() == before
+
+
+def test_a_test_of_its_own_and_again_with_another(tmp_path: pathlib.Path) -> None:
+    """Validations by `train.eval_protocol`; the result is the test's, also where that changes."""
+    flags = [*SMALL, '--config.train.steps=20', '--config.train.eval_every=10',
+             '--config.train.eval_protocol=center', '--config.optim.freeze=C1/*',
+             f'--workdir={tmp_path}']  # fmt: skip
+    train(*flags, '--config.eval.protocol=ten_crop')
+    for protocol in ('ten_crop', 'dense'):
+        lines = [
+            json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().split('\n')[:-1]
+        ]
+        validations = [line for line in lines if 'validation_top1_error' in line]
+        assert [line['step'] for line in validations] == [10, 20]
+        (test,) = [line for line in lines if 'test_top1_error' in line]
+        result = json.loads((tmp_path / 'result.json').read_text())
+        assert (result['protocol'], result['top1_error']) == (protocol, test['test_top1_error'])
+        assert result['seconds'] >= test['seconds'] >= validations[-1]['seconds']
+        told_once(tmp_path)
+        if protocol == 'ten_crop':
+            seconds = result['seconds']
+            # LeNet-5 takes digits of one size: whole images are the same as windows.
+            out, _ = train(*flags, '--config.eval.protocol=dense', code=0)
+            assert 'changed since the last start: eval.protocol' in out
+    assert result['seconds'] > seconds
 
 
 def test_sigterm_saves_and_goes_on(undisturbed: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -136,6 +207,7 @@ def test_sigterm_saves_and_goes_on(undisturbed: pathlib.Path, tmp_path: pathlib.
     assert stopped_at < 60
     out, _ = train(*SMALL, f'--workdir={tmp_path}')
     assert f'going on from the checkpoint of step {stopped_at}' in out
+    assert told_once(tmp_path) == told_once(undisturbed)
     for one, other in zip(
         final_state(undisturbed, *SMALL), final_state(tmp_path, *SMALL), strict=True
     ):
@@ -222,9 +294,9 @@ def test_precise_statistics_are_what_is_saved_and_evaluated(tmp_path: pathlib.Pa
     lines = (tmp_path / 'precise' / 'metrics.jsonl').read_text().splitlines()
     errors = [json.loads(line).get('validation_top1_error') for line in lines]
     errors = [error for error in errors if error is not None]
-    assert len(errors) == 2, 'before and after'
+    assert len(errors) == 1, 'the validation, before'
     result = json.loads((tmp_path / 'precise' / 'result.json').read_text())
-    assert result['top1_error'] == errors[1]
+    assert json.loads(lines[-1])['test_top1_error'] == result['top1_error'], 'the test, after'
     parser = commands.argparse.ArgumentParser()
     _, config = commands.parse(parser, flags)
     mesh = meshes.create_mesh(config.mesh)

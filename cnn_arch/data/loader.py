@@ -1,5 +1,8 @@
 """The stream of training batches: a function of the seed and the step number, nothing else.
 
+The seed is `data.seed`, or that of the run where it is -1: so the networks of GoogLeNet's ensemble
+start from the same weights and differ in sampling (section 7).
+
 The sample at position p = step * batch_size + row is image `permutation(seed, epoch)[p mod n]` with
 augmentation drawn from a generator seeded by (seed, p). So the stream is the same for any number of
 hosts, threads, workers and devices, and the state of the input is the step: any step is reached at
@@ -47,7 +50,7 @@ class SampleReader:
 
     def __init__(self, source: Source, config: ml_collections.ConfigDict):
         self._source = source
-        self._seed = config.seed
+        self._seed = config.seed if config.data.seed < 0 else config.data.seed
         self._config = config.data
         # A ConfigDict takes its time at each look, which matters a dozen times per image.
         self._augment = types.SimpleNamespace(**config.data.augment)

@@ -68,7 +68,7 @@ def build(config: ml_collections.ConfigDict) -> nn.Module:
     fields = {**variants[config.variant], **config.options.to_dict()}
     names = {field.name for field in dataclasses.fields(cls)}
     if 'batch_norm' in names:  # a variant or an option turns it off with None or False
-        keys = [field.name for field in dataclasses.fields(BatchNormSettings)]
+        keys = ('group_size', 'momentum', 'epsilon')
         settings = BatchNormSettings(**{key: config.batch_norm[key] for key in keys})
         fields['batch_norm'] = settings if fields.get('batch_norm', True) else None
     return cls(**fields, num_classes=config.num_classes, dtype=DTYPES[config.dtype])

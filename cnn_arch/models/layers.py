@@ -136,11 +136,13 @@ class BatchNormSettings:
     """`config.model.batch_norm`: images per group of statistics, running-mean momentum, epsilon.
 
     These values are the configs' too, unless a family's file has its own.
+    `frozen`: training, too, normalises with the running statistics and leaves them alone.
     """
 
     group_size: int = 32
     momentum: float = 0.9
     epsilon: float = 1e-5
+    frozen: bool = False
 
 
 class BatchNorm(nn.Module):
@@ -164,7 +166,7 @@ class BatchNorm(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (channels,))
         mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
         var = self.variable('batch_stats', 'var', jnp.ones, (channels,))
-        if not train:
+        if not train or self.settings.frozen:
             factor = scale * jax.lax.rsqrt(var.value + self.settings.epsilon)
             return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
 

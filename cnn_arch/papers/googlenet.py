@@ -12,9 +12,12 @@ PUBLIC = ('caffe/bvlc_googlenet',)
 
 
 def _members(protocol: str) -> tuple[Row, ...]:
-    """Seven networks; that one of the paper's is wider (section 7) is not specified there."""
+    """Seven networks from the same initial weights, which "differ only in sampling methodologies
+    and the random order in which they see input images" (section 7); that one of the paper's is
+    wider is not specified there.
+    """
     return tuple(
-        Row(f'googlenet_{seed}', None, None, CONFIG, {'seed': seed}, protocol)
+        Row(f'googlenet_{seed}', None, None, CONFIG, {'data.seed': seed}, protocol)
         for seed in range(1, 8)
     )
 

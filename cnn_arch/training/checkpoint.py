@@ -76,8 +76,22 @@ class Checkpoints:
             self.wait()
 
     def restore(self, step: int, model: Any, training: Any) -> tuple[Any, Any]:
-        """The items of a step, with the shapes and shardings of the abstract ones given."""
+        """The items of a step, with the shapes and shardings of the abstract ones given.
+
+        Raises UserError where other arrays lie there, as those of an earlier version.
+        """
         abstract = {MODEL: model, TRAINING: training}
+        stored = ocp.checkpointables_metadata(self._folder / str(step)).metadata
+        theirs, ours = (
+            _shapes({key: tree[key] for key in abstract}) for tree in (stored, abstract)
+        )
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise UserError(
+                    f'{self._workdir}: the checkpoint of step {step:,} does not fit: {name} is '
+                    f'{_shape_text(theirs.get(name))} there, {_shape_text(ours.get(name))} in this '
+                    'version of train.py with this configuration; choose another --workdir'
+                )
         items = ocp.load_checkpointables(self._folder / str(step), abstract)
         return items[MODEL], items[TRAINING]
 
@@ -120,6 +134,21 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):
             os.replace(self._folder / str(step), leaving)
             shutil.rmtree(leaving)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf by its path, the same for a tuple and for what Orbax makes of it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, 'shape'))
+    return {
+        '/'.join(
+            str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in keys
+        ): tuple(leaf.shape)
+        for keys, leaf in leaves
+    }
+
+
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+    return 'absent' if shape is None else str(list(shape))
 
 
 @contextlib.contextmanager

@@ -10,14 +10,17 @@ from typing import Any, NoReturn
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
+from cnn_arch import mesh as meshes
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import Diverged
+from cnn_arch.evaluation.result import Result
 from cnn_arch.training import checkpoint
 from cnn_arch.training.step import Metrics, Plan, TrainState
-from cnn_arch.training.workdir import MetricsWriter, write_json
+from cnn_arch.training.workdir import RESULT, MetricsWriter, finished, write_json
 
 BAR = 20  # characters of the live bar
 
@@ -32,11 +35,16 @@ class Report:
         plan: Plan,
         start: int,
         batches: TrainingBatches,
+        validated: bool,
     ):
-        self.result: dict[str, Any] | None = None
+        """`start` is the step that the run goes on from, and whether it was `validated` already."""
+        self._result: dict[str, Any] = {}
         self._workdir, self._config, self._plan, self._batches = workdir, config, plan, batches
         self._start = start
-        self._writer = MetricsWriter(workdir, start)
+        self._writer = MetricsWriter(workdir, start, validated)
+        # What earlier starts of the run have taken, as far as they came to say it.
+        self._seconds_before = self._writer.last.get('seconds', 0.0)
+        self._evaluating_before = self._writer.last.get('seconds_evaluating', 0.0)
         self._window: list[Metrics] = []  # of the steps since the last report
         self._in_flight: collections.deque[Metrics] = collections.deque()
         self._bad: Metrics | None = None  # of the first step that was not finite
@@ -67,13 +75,20 @@ class Report:
         # Two steps back: computed by now, so looking does not hold up the device.
         while len(self._in_flight) > (2 if step < self._plan.total else 0):
             oldest = self._in_flight.popleft()
-            if self._bad is None and not bool(oldest['finite']):
+            if self._bad is None and int(oldest['bad_updates']):
                 self._bad = oldest
         if step % self._config.train.log_every == 0 or step == self._plan.total:
-            self._report(step)
+            self.flush(step)
         return self._bad is None or self._config.train.on_nonfinite == 'skip'
 
-    def _report(self, step: int) -> None:
+    def flush(self, step: int) -> None:
+        """Reports the steps since the last line, where there are any.
+
+        Due with each checkpoint, too: the lines of a run that is killed and goes on from there then
+        tell of each step once, and of each update that was left out.
+        """
+        if not self._window:
+            return
         window = jax.device_get(self._window)
         self._window = []
         now = time.monotonic()
@@ -89,8 +104,9 @@ class Report:
             'images_per_second': rate,
             'images_per_second_per_device': rate / jax.device_count(),
             'input_wait_percent': min(100.0, 100 * (self._batches.waited - self._waited) / seconds),
-            'skipped_updates': len(window) * (1 - mean['finite']),
-            'bad_images': len(window) * mean.get('replaced', 0.0),
+            'skipped_updates': sum(int(m['bad_updates']) for m in window),
+            'bad_images': sum(int(m.get('replaced', 0)) for m in window),
+            **self._seconds(),
         }
         eta = trained / max(step - self._start, 1) * (self._plan.total - step)
         self._since, self._last_step = now, step
@@ -104,24 +120,48 @@ class Report:
             f'waits for input {values["input_wait_percent"]:.0f} %  ETA {clock(eta)}'
         )
         if values['skipped_updates']:
-            line += f'  {values["skipped_updates"]:.0f} updates skipped: not finite'
+            line += f'  {values["skipped_updates"]:,} updates skipped: not finite'
         if values['bad_images']:
-            line += f'  {values["bad_images"]:.0f} images replaced: they do not decode'
+            line += f'  {values["bad_images"]:,} images replaced: they do not decode'
         say(line, live=step / self._plan.total)
 
-    def evaluation(self, step: int, result: Any, seconds: float) -> None:
-        """Takes note of an evaluation that took that long."""
-        self._evaluating += seconds
-        self._evaluating_since += seconds
-        self.result = {
+    def validation(self, step: int, result: Result, seconds: float) -> None:
+        """Takes note of a validation that took that long."""
+        self._took(seconds)
+        self._evaluated(step, 'validation', result)
+        say(f'step {step:,}  validation: {result}')
+
+    def test(self, step: int, result: Result, seconds: float) -> None:
+        """Takes note of the test at the end, which is the run's result."""
+        self._took(seconds)
+        self.flush(step)
+        self._evaluated(step, 'test', result)
+        self._result = {
             'top1_error': result.top1_error,
             'top5_error': result.top5_error,
-            'images': result.images,
+            'images': result.n,
+            'complete': result.complete,
         }
-        values = {'validation_top1_error': result.top1_error,
-                  'validation_top5_error': result.top5_error}  # fmt: skip
-        self._writer.write(step, {'epoch': step / self._plan.per_epoch, **values})
-        say(f'step {step:,}  validation: {result}')
+        say(f'step {step:,}  test, {self._config.eval.protocol}: {result}')
+
+    def _took(self, seconds: float) -> None:
+        self._evaluating += seconds
+        self._evaluating_since += seconds
+
+    def _evaluated(self, step: int, name: str, result: Result) -> None:
+        self._writer.write(step, {
+            'epoch': step / self._plan.per_epoch,
+            f'{name}_top1_error': result.top1_error,
+            f'{name}_top5_error': result.top5_error,
+            **self._seconds(),
+        })  # fmt: skip
+
+    def _seconds(self) -> dict[str, float]:
+        """Since the run began, of all its starts together; those of evaluations among them."""
+        return {
+            'seconds': self._seconds_before + time.monotonic() - self._began,
+            'seconds_evaluating': self._evaluating_before + self._evaluating,
+        }
 
     def raise_diverged(self, state: TrainState) -> NoReturn:
         """Ends the run: raises Diverged that names the step, the rate and the last finite loss."""
@@ -138,24 +178,39 @@ class Report:
 
     def stopped(self, step: int) -> None:
         """Says how to go on after a signal."""
+        self.flush(step)
+        self._writer.close()
         say(f'stopped at step {step:,} with a checkpoint; the same command goes on from there')
 
-    def finish(self, step: int) -> None:
+    def finish(self, step: int, state: TrainState) -> None:
         """Writes result.json and says where everything lies."""
         self._writer.close()
         result = {
             'model': f'{self._config.model.name}:{self._config.model.variant}',
             'step': step,
+            'updates': int(state.updates),
             'epochs': step / self._plan.per_epoch,
             'protocol': self._config.eval.protocol,
-            **(self.result or {}),
-            'seconds': time.monotonic() - self._began,
-            'seconds_evaluating': self._evaluating,
+            **self._result,
+            **self._seconds(),
         }
         if jax.process_index() == 0:
-            write_json(self._workdir / 'result.json', result)
+            write_json(self._workdir / RESULT, result)
         say(f'done in {clock(result["seconds"])}; see {self._workdir}: checkpoints/{step}, '
             'metrics.jsonl, tensorboard/, result.json')  # fmt: skip
+
+
+def told(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether the run in a workdir has ended under just this configuration; if so, says how."""
+    result = finished(workdir, config) if jax.process_index() == 0 else None
+    ended = bool(meshes.exchange(np.asarray(result is not None))[0])
+    if result is not None:
+        images, complete = result['images'], result['complete']
+        count = f'{images:,}' if images == complete else f'{images:,} of {complete:,}'
+        say(f'{workdir}: the run has ended at step {result["step"]:,}; {result["protocol"]}: '
+            f'top-1 error {result["top1_error"]:.2f} %  top-5 error {result["top5_error"]:.2f} %  '
+            f'n = {count}; nothing is left to do')  # fmt: skip
+    return ended
 
 
 def say(line: str, live: float | None = None) -> None:

@@ -46,7 +46,7 @@ class Feedback(NamedTuple):
 
 
 class Schedule(Protocol):
-    """From the updates done so far and what they have shown to the next one's learning rate."""
+    """From the steps done so far and what they have shown to the next one's learning rate."""
 
     def __call__(self, step: jax.Array | int, feedback: Feedback | None = None) -> jax.Array: ...
 
@@ -107,8 +107,9 @@ def warmup_update(
 def learning_rate(config: ml_collections.ConfigDict, steps_per_epoch: float) -> Schedule:
     """The function (step, feedback) -> rate, a float32 scalar, of a run's whole `config`.
 
-    `step` (int32) counts the updates done before this one. Epochs are turned into the nearest whole
-    step. `feedback` may be left out where nothing depends on it: without plateau and warm-up.
+    `step` (int32) counts the steps done before this one, whose updates have one rate. Epochs are
+    turned into the nearest whole step. `feedback` may be left out where nothing depends on it:
+    without plateau and warm-up.
     Raises UserError for an unknown kind or an impossible value.
     """
     _check(config)

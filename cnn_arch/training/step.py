@@ -16,7 +16,16 @@ from jax.sharding import Mesh
 from cnn_arch import mesh as meshes
 from cnn_arch import models
 from cnn_arch.data import preprocess
-from cnn_arch.training import checkpoint, curvature, losses, optimisers, precise_bn, schedules
+from cnn_arch.errors import UserError
+from cnn_arch.training import (
+    checkpoint,
+    curvature,
+    losses,
+    optimisers,
+    parameters,
+    precise_bn,
+    schedules,
+)
 
 Metrics = dict[str, jax.Array]
 
@@ -29,8 +38,9 @@ class TrainState:
     step: jax.Array  # int32, batches seen
     params: Any
     batch_stats: Any  # running statistics of batch normalisation, {} without
-    average: Any  # Polyak average of params, {} without
-    optimiser: Any
+    average: Any  # Polyak averages {'params': ..., 'batch_stats': ...}, {} without
+    optimiser: Any  # of the parameters that train
+    updates: jax.Array  # int32, those that were not left out
     feedback: schedules.Feedback  # what the schedule has learnt from the errors
     bad_step: jax.Array  # int32, the first whose loss or gradient was not finite, -1 if none
     good_loss: jax.Array  # float32, the last finite loss
@@ -56,6 +66,7 @@ class Plan:
     per_epoch: float
     eval_every: int
     save_every: int
+    freeze_at: int | None  # from this step on batch normalisation's statistics stay; None = never
 
     def evaluates_at(self, step: int) -> bool:
         """At multiples of `eval_every` and at the end."""
@@ -69,6 +80,10 @@ class Plan:
         """At multiples of `save_every`."""
         return step % self.save_every == 0
 
+    def frozen_at(self, step: int) -> bool:
+        """Whether the step after this many uses the running statistics and leaves them alone."""
+        return self.freeze_at is not None and step >= self.freeze_at
+
 
 def plan(config: ml_collections.ConfigDict, images: int) -> Plan:
     """The plan of a run over a training set of that many images."""
@@ -78,28 +93,36 @@ def plan(config: ml_collections.ConfigDict, images: int) -> Plan:
         per_epoch=per_epoch,
         eval_every=config.train.eval_every or max(1, round(per_epoch)),
         save_every=config.checkpoint.every,
+        freeze_at=round(freeze * per_epoch) if (freeze := config.train.freeze_statistics) else None,
     )
 
 
 def variables(model_item: dict[str, Any]) -> dict[str, Any]:
-    """The Flax variables that evaluation uses: the averaged parameters where there are some."""
-    params = model_item['average'] or model_item['params']
-    stats = model_item['batch_stats']
-    return {'params': params, **({'batch_stats': stats} if stats else {})}
+    """The Flax variables that evaluation uses: the averages where there are some."""
+    used = model_item['average'] or model_item
+    stats = used['batch_stats']
+    return {'params': used['params'], **({'batch_stats': stats} if stats else {})}
 
 
 def init_state(model: nn.Module, config: ml_collections.ConfigDict) -> TrainState:
-    """The state before the first step, from `config.seed`. Jit it, or jax.eval_shape it."""
+    """The state before the first step, from `config.seed`. Jit it, or jax.eval_shape it.
+
+    Raises UserError where a pattern of `config.optim` matches no parameter.
+    """
     side = config.data.augment.size
     images = jnp.zeros((1, side, side, config.data.channels))
     fresh = model.init(jax.random.key(config.seed), images)
-    params = fresh['params']
+    params, batch_stats = fresh['params'], fresh.get('batch_stats', {})
+    parameters.check_patterns(params, config.optim)
+    trained, _ = parameters.split(params, config.optim.freeze)
+    average = {'params': params, 'batch_stats': batch_stats}
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        batch_stats=fresh.get('batch_stats', {}),
-        average=params if config.optim.polyak_decay else {},
-        optimiser=optimisers.build(config.optim).init(params),
+        batch_stats=batch_stats,
+        average=average if config.optim.polyak_decay else {},
+        optimiser=optimisers.build(config.optim).init(trained),
+        updates=jnp.int32(0),
         feedback=schedules.initial_feedback(),
         bad_step=jnp.int32(-1),
         good_loss=jnp.float32(jnp.nan),
@@ -156,7 +179,10 @@ def with_precise_statistics(
     mesh: Mesh,
     batches: Iterable[dict[str, jax.Array]],
 ) -> TrainState:
-    """The state with batch normalisation's running statistics taken anew over training batches."""
+    """The state with batch normalisation's running statistics taken anew over training batches.
+
+    They are those of the parameters that evaluation uses: of the averages where there are some.
+    """
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 2)
 
     @jax.jit
@@ -168,7 +194,10 @@ def with_precise_statistics(
 
     momentum = config.model.batch_norm.momentum
     statistics = precise_bn.recompute_statistics(apply, variables(state.model()), batches, momentum)
-    return dataclasses.replace(state, batch_stats=meshes.replicate(mesh, statistics))
+    statistics = meshes.replicate(mesh, statistics)
+    if state.average:
+        return dataclasses.replace(state, average={**state.average, 'batch_stats': statistics})
+    return dataclasses.replace(state, batch_stats=statistics)
 
 
 def compile_curvature(
@@ -189,6 +218,7 @@ def compile_curvature(
     def with_curvature(state: TrainState, batches: Iterable[dict[str, jax.Array]]) -> TrainState:
         each = [of_batch(state.params, batch) for batch in batches]
         h = jax.tree.map(lambda *leaves: sum(leaves) / len(each), *each)
+        h, _ = parameters.split(h, config.optim.freeze)
         return dataclasses.replace(state, optimiser=optimisers.with_curvature(state.optimiser, h))
 
     return with_curvature
@@ -196,26 +226,37 @@ def compile_curvature(
 
 def make_train_step(
     model: nn.Module, config: ml_collections.ConfigDict, steps_per_epoch: float
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The pure function (state, batch) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The pure function (state, batch, frozen=False) -> (state, metrics).
 
     A step is one update from the whole batch; with `train.update_size` it is several, one after
     another. Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the
-    batch), learning_rate, finite, with `data.on_bad_image=skip` also replaced (images of the
-    batch). An update whose loss or gradient is not finite is left out and counted; with
+    batch), learning_rate, bad_updates (those whose loss or gradient was not finite), with
+    `data.on_bad_image=skip` also replaced (images of the batch). A bad update is left out; with
     `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
+
+    With `frozen` batch normalisation uses its running statistics and does not update them. It must
+    be known when this is compiled. Raises UserError where the network has none, though
+    `train.freeze_statistics` asks for it.
     """
+    frozen_model = _with_frozen_statistics(model, config)
     optimiser = optimisers.build(config.optim)
     schedule = schedules.learning_rate(config, steps_per_epoch)
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def loss_of(
-        params: Any, state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+        network: nn.Module,
+        trained: Any,
+        fixed: Any,
+        batch_stats: Any,
+        images: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        inputs = {'params': params}
-        if state.batch_stats:
-            inputs['batch_stats'] = state.batch_stats
-        (logits, endpoints), updated = model.apply(
+        inputs = {'params': parameters.merged(trained, fixed)}
+        if batch_stats:
+            inputs['batch_stats'] = batch_stats
+        (logits, endpoints), updated = network.apply(
             inputs,
             images,
             train=True,
@@ -226,22 +267,38 @@ def make_train_step(
         return loss, (logits, updated.get('batch_stats', {}))
 
     def update(
-        state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array
+        network: nn.Module,
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
     ) -> tuple[TrainState, Metrics]:
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state, images, labels, key
+        trained, fixed = parameters.split(state.params, config.optim.freeze)
+        gradient_of = jax.value_and_grad(functools.partial(loss_of, network), has_aux=True)
+        (loss, (logits, batch_stats)), gradients = gradient_of(
+            trained, fixed, state.batch_stats, images, labels, key
         )
         error = 100 * jnp.mean(jnp.argmax(logits, axis=-1) != labels)
         rate = schedule(state.step, state.feedback)
         updates, optimiser_state = optimiser.update(
-            gradients, state.optimiser, state.params, learning_rate=rate
+            gradients, state.optimiser, trained, learning_rate=rate
         )
-        params = optax.apply_updates(state.params, updates)
+        trained = optax.apply_updates(trained, updates)
         if config.optim.filter_rms:
-            params = optimisers.renormalise_filters(params, config.optim.filter_rms)
+            trained = optimisers.renormalise_filters(trained, config.optim.filter_rms)
+        params = parameters.merged(trained, fixed)
         average = state.average
         if config.optim.polyak_decay:
-            average = optimisers.update_average(average, params, config.optim.polyak_decay)
+            # The batch's own statistics, from what it has moved the running ones by.
+            own = jax.tree.map(
+                lambda new, old: old + (new - old) / (1 - config.model.batch_norm.momentum),
+                batch_stats,
+                state.batch_stats,
+            )
+            new = {'params': params, 'batch_stats': own}
+            average = optimisers.update_average(
+                average, new, config.optim.polyak_decay, state.updates + 1
+            )
 
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
         accept = finite
@@ -257,14 +314,19 @@ def make_train_step(
             batch_stats=choose(batch_stats, state.batch_stats),
             average=choose(average, state.average),
             optimiser=choose(optimiser_state, state.optimiser),
+            updates=state.updates + accept,
             feedback=schedules.warmup_update(state.feedback, error, config.schedule),
             bad_step=jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step),
             good_loss=jnp.where(finite, loss, state.good_loss),
         )
-        metrics = {'loss': loss, 'top1_error': error, 'learning_rate': rate, 'finite': finite}
+        metrics = {'loss': loss, 'top1_error': error, 'learning_rate': rate,
+                   'bad_updates': 1 - finite.astype(jnp.int32)}  # fmt: skip
         return state, metrics
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: dict[str, jax.Array], frozen: bool = False
+    ) -> tuple[TrainState, Metrics]:
+        network = frozen_model if frozen else model
         images = preprocess.normalise(batch, config.data)
         labels = batch['label']
         key = jax.random.fold_in(dropout_key, state.step)
@@ -274,14 +336,14 @@ def make_train_step(
                 lambda x: x.reshape(count, -1, *x.shape[1:]), (images, labels)
             )  # [count, update_size, ...]
             state, each = jax.lax.scan(
-                lambda state, part: update(state, *part),
+                lambda state, part: update(network, state, *part),
                 state,
                 (*parts, jax.random.split(key, count)),
             )
             metrics = {name: value.mean(axis=0) for name, value in each.items()}
-            metrics['finite'] = each['finite'].all()
+            metrics['bad_updates'] = each['bad_updates'].sum()
         else:
-            state, metrics = update(state, images, labels, key)
+            state, metrics = update(network, state, images, labels, key)
         if 'replaced' in batch:
             metrics['replaced'] = batch['replaced'].sum()
         return dataclasses.replace(state, step=state.step + 1), metrics
@@ -289,13 +351,27 @@ def make_train_step(
     return train_step
 
 
+def _with_frozen_statistics(model: nn.Module, config: ml_collections.ConfigDict) -> nn.Module:
+    """The network whose batch normalisation uses running statistics in training, too."""
+    settings = getattr(model, 'batch_norm', None)
+    if settings is None:
+        if config.train.freeze_statistics:
+            raise UserError(
+                f'train.freeze_statistics = {config.train.freeze_statistics:g}: '
+                f'{config.model.name} {config.model.variant} has no batch normalisation here'
+            )
+        return model
+    return model.clone(batch_norm=dataclasses.replace(settings, frozen=True))
+
+
 def compile_train_step(
     model: nn.Module, config: ml_collections.ConfigDict, mesh: Mesh, steps_per_epoch: float
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """`make_train_step`, jitted over the mesh; the state that goes in is given up (donated)."""
     layout = meshes.shardings(abstract_state(model, config, mesh))
     return jax.jit(
         make_train_step(model, config, steps_per_epoch),
+        static_argnames='frozen',
         donate_argnums=0,
         out_shardings=(layout, meshes.replicated(mesh)),
     )

@@ -1,14 +1,16 @@
 """What a run leaves in its workdir beside the checkpoints.
 
 config.json     the resolved configuration
-metrics.jsonl   one line per report: step, epoch, and what was measured
-tensorboard/    the same as TensorBoard events
-result.json     how the run ended
+metrics.jsonl   one line per report: step, epoch, seconds since the run began (of all its starts
+                together), and what was measured: in training, in a validation, in the final test
+tensorboard/    the same as TensorBoard events, made from it anew at each start
+result.json     how the run ended; there is none while it goes on
 """
 
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -17,11 +19,17 @@ from tensorboardX import SummaryWriter
 
 from cnn_arch.commands import flatten
 from cnn_arch.errors import UserError
+from cnn_arch.training import checkpoint, manifest
 
 # A checkpoint goes on only under these: they shape the parameters or the stream of samples.
-FIXED_KEYS = ('seed', 'model.', 'data.source', 'train.batch_size', 'optim.rule',
-              'optim.polyak_decay')  # fmt: skip
+FIXED_KEYS = ('seed', 'model.', 'data.source', 'data.seed', 'train.batch_size', 'optim.rule',
+              'optim.polyak_decay', 'optim.freeze')  # fmt: skip
 FREE_KEYS = ('model.dtype', 'model.batch_norm.precise', 'model.options.initialisation')
+# What result.json says of the test.
+MEASURED = ('top1_error', 'top5_error', 'images', 'complete')
+# In each line of metrics.jsonl, also where a step has one of training and one of an evaluation.
+WITH_EACH = ('epoch', 'seconds', 'seconds_evaluating')
+RESULT, METRICS, BOARD = 'result.json', 'metrics.jsonl', 'tensorboard'
 
 
 def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -45,11 +53,33 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
                 continue
             change = f'{key} = {old.get(key)!r}, now {new.get(key)!r}'
             if key.startswith(FIXED_KEYS) and key not in FREE_KEYS:
+                if key not in old:
+                    change = f'an earlier version of train.py, which had no {key}'
                 raise UserError(f'{workdir} holds a run with {change}: choose another --workdir')
             if jax.process_index() == 0:
                 print(f'changed since the last start: {change}')
+        if old == new:
+            return
     if jax.process_index() == 0:
         write_json(path, json.loads(config.to_json_best_effort()))
+
+
+def finished(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """The result of the run that has ended in a workdir under just this configuration, or None.
+
+    None also where its last checkpoint is gone or damaged: then there is something to be done.
+    """
+    try:
+        result = json.loads((workdir / RESULT).read_text())
+        same = flatten(read_config(workdir)) == _plain(config)
+    except (OSError, ValueError, UserError):
+        return None
+    if not same or not isinstance(result, dict) or not {'step', *MEASURED} <= result.keys():
+        return None
+    if checkpoint.steps(workdir)[-1:] != [result['step']]:
+        return None
+    problem = manifest.problem(checkpoint.step_folder(workdir, result['step']))
+    return None if problem else result
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -78,9 +108,7 @@ def check_architecture(workdir: pathlib.Path, config: ml_collections.ConfigDict)
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes all of it or nothing."""
-    scratch = path.with_suffix('.tmp')
-    scratch.write_text(json.dumps(value, indent=2) + '\n')
-    os.replace(scratch, path)
+    _write(path, json.dumps(value, indent=2) + '\n')
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -89,30 +117,58 @@ def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and to the TensorBoard log; only the first process writes."""
+    """Appends to metrics.jsonl and to the TensorBoard log; only the first process writes.
 
-    def __init__(self, workdir: pathlib.Path, step: int):
-        """Continues after `step`: later lines, of a run that was killed, are dropped."""
+    `last` has the newest figure of each name that any start of the run has written.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, validated: bool):
+        """Continues after `step`.
+
+        Later lines, of a run that was killed, are dropped; so is the validation of `step` itself
+        unless it is `validated`, since it will come again, and the test that ended a run which now
+        goes on. Of the rest TensorBoard's events are made anew.
+        """
+        self.last: dict[str, Any] = {}
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = workdir / 'metrics.jsonl'
+        self._result = workdir / RESULT
+        path, kept = workdir / METRICS, []
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text(''.join(f'{line}\n' for line in lines))
+            for line in map(_parsed, path.read_text(errors='replace').splitlines()):
+                self.last |= line
+                repeated = 'validation_top1_error' in line and not validated
+                later = line.get('step', step + 1) > step - repeated
+                if not later and 'test_top1_error' not in line:
+                    kept.append(line)
+            _write(path, ''.join(json.dumps(line) + '\n' for line in kept))
         self._file = path.open('a')
-        self._board = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
+        board = workdir / BOARD
+        for events in board.glob('events.out.tfevents.*'):
+            events.unlink()
+        self._board = SummaryWriter(str(board))
+        self._began = time.time() - self.last.get('seconds', 0.0)
+        for line in kept:
+            self._show(line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; numbers that are not finite are written as null."""
         if not self._active:
             return
+        self._result.unlink(missing_ok=True)  # of a run that had ended and goes on
         finite = {k: v if abs(v) < float('inf') else None for k, v in values.items()}
         self._file.write(json.dumps({'step': step, **finite}) + '\n')
         self._file.flush()
-        for name, value in finite.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
+        self._show({'step': step, **finite})
+
+    def _show(self, line: dict[str, Any]) -> None:
+        when = self._began + line.get('seconds', 0.0)  # the pauses between starts are left out
+        evaluation = 'loss' not in line
+        for name, value in line.items():
+            told = name == 'step' or (evaluation and name in WITH_EACH)  # by the line of the step
+            if not told and value is not None:
+                self._board.add_scalar(name, value, line['step'], walltime=when)
 
     def close(self) -> None:
         """Flushes both."""
@@ -121,8 +177,20 @@ class MetricsWriter:
             self._board.close()
 
 
-def _step_of(line: str) -> float:
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl; {} for the last one of a killed run, which may be cut off."""
     try:
-        return json.loads(line)['step']
-    except (ValueError, KeyError, TypeError):
-        return float('inf')  # the last line of a killed run may be cut off
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    if not isinstance(values, dict) or not isinstance(values.get('step'), int):
+        return {}
+    numbers = (int, float, type(None))
+    return {name: value for name, value in values.items() if isinstance(value, numbers)}
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes all of it or nothing."""
+    scratch = path.with_suffix('.tmp')
+    scratch.write_text(text)
+    os.replace(scratch, path)

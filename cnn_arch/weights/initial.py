@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from cnn_arch.commands import flatten
 from cnn_arch.errors import UserError
+from cnn_arch.training import parameters
 from cnn_arch.training.step import TrainState
 from cnn_arch.weights import trained
 from cnn_arch.weights.trained import Weights
@@ -33,13 +34,10 @@ def start(state: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> T
         arrays = source.restore(config, mesh, partial=True)
     else:
         arrays = source.restore(config, mesh)
-    params = _merged(state.params, arrays['params'])
-    return dataclasses.replace(
-        state,
-        params=params,
-        batch_stats=_merged(state.batch_stats, arrays.get('batch_stats', {})),
-        average=params if state.average else {},
-    )
+    params = parameters.merged(state.params, arrays['params'])
+    batch_stats = parameters.merged(state.batch_stats, arrays.get('batch_stats', {}))
+    average = {'params': params, 'batch_stats': batch_stats} if state.average else {}
+    return dataclasses.replace(state, params=params, batch_stats=batch_stats, average=average)
 
 
 def _check_meaning(source: trained.Trained, config: ml_collections.ConfigDict) -> None:
@@ -76,11 +74,3 @@ def _shapes(trees: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _text(shape: tuple[int, ...] | None) -> str:
     return 'absent' if shape is None else str(list(shape))
-
-
-def _merged(own: Any, given: Any) -> Any:
-    """`own` with the leaves that `given` has."""
-    if not isinstance(own, dict):
-        return given
-    return {name: _merged(value, given[name]) if name in given else value
-            for name, value in own.items()}  # fmt: skip

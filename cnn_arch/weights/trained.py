@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
 from cnn_arch import models
-from cnn_arch.commands import flatten
+from cnn_arch.commands import as_typed, flatten
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
@@ -84,13 +85,28 @@ class Run:
         return {key: self.made[key] for key in INPUT_KEYS[:2] if key in self.made}
 
     def stored(self) -> dict[str, Any]:
-        """Trees of what lies there; their leaves have `shape`."""
-        return _in_use(checkpoint.stored_shapes(checkpoint.step_folder(self.folder, self.step)))
+        """Trees of what lies there; their leaves have `shape`.
+
+        Raises UserError where an earlier version averaged the parameters alone.
+        """
+        shapes = checkpoint.stored_shapes(checkpoint.step_folder(self.folder, self.step))
+        average = shapes['average']
+        if average and average.keys() != {'params', 'batch_stats'}:
+            raise UserError(
+                f'{self.folder}: {self.label} holds averages of the parameters alone, as an '
+                "earlier version of train.py made them, without those of batch normalisation's "
+                'statistics: train it again in another --workdir'
+            )
+        return _in_use(shapes)
 
     def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
-        """The variables that evaluation uses, on the mesh: params and batch_stats."""
+        """The variables that evaluation uses, on the mesh: params and batch_stats.
+
+        Raises UserError as `stored` does.
+        """
+        self.stored()
         model = _abstract(config, mesh)
-        model['average'] = model['params'] if self.made.get('optim.polyak_decay') else {}
+        model['average'] = dict(model) if self.made.get('optim.polyak_decay') else {}
         folder = checkpoint.step_folder(self.folder, self.step)
         return _present(_in_use(checkpoint.restore_weights(folder, model)))
 
@@ -241,7 +257,7 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
                 reasons.append(str(error))
         if row.weights:
             reasons.append(f'public weights are {", ".join(row.weights)}')
-        reasons.append(f'python train.py {_training(row)} makes it')
+        reasons.append(f'python train.py {_training(row, runs)} makes it')
         raise UserError('; '.join(reasons))
 
     return find_for
@@ -257,13 +273,15 @@ def _check_distinct(trained: Trained, other: Trained) -> None:
         )
 
 
-def _training(row: Row) -> str:
-    keys = [
-        f'--config.{key}={value}'
-        for key, value in row.overrides.items()
-        if not key.startswith('eval.')
-    ]
-    return ' '.join([f'--config={row.config}', *keys])
+def _training(row: Row, runs: pathlib.Path | None) -> str:
+    """The flags of the run of a row, as a shell takes them; `init_from` is a run beside it."""
+    words = [f'--config={row.config}']
+    for key, value in row.overrides.items():
+        if key == 'init_from' and runs is not None:
+            value = runs / value
+        if not key.startswith('eval.'):
+            words.append(f'--config.{key}={as_typed(value)}')
+    return ' '.join(map(shlex.quote, words))
 
 
 def _compare(where: str, made: dict[str, Any], wanted: dict[str, Any], keys: Iterable[str]) -> None:
@@ -289,7 +307,8 @@ def _present(variables: dict[str, Any]) -> dict[str, Any]:
 
 def _in_use(model: dict[str, Any]) -> dict[str, Any]:
     """Of a run's `model` item what evaluation uses."""
-    return {'params': model['average'] or model['params'], 'batch_stats': model['batch_stats']}
+    used = model['average'] or model
+    return {'params': used['params'], 'batch_stats': used['batch_stats']}
 
 
 def _without(variables: dict[str, Any], missing: set[str]) -> dict[str, Any]:

@@ -195,3 +195,17 @@ def test_nothing_decodes() -> None:
     with pytest.raises(UserError, match='100 images in a row'):
         stream(config, range(1), source=source_of(broken=tuple(range(SIZE))))
     assert issubclass(decode.DecodeError, UserError)
+
+
+def test_a_seed_of_its_own_for_sampling() -> None:
+    """-1: that of the run, the same stream as ever; else order and augmentation are the seed's."""
+
+    def seeded(seed: int, data_seed: int) -> list[dict[str, np.ndarray]]:
+        config = config_of(seed=data_seed).copy_and_resolve_references()
+        config.seed = seed
+        return stream(config, range(3))
+
+    assert_same(seeded(5, -1), seeded(0, 5))
+    assert_same(seeded(5, 0), seeded(0, -1))
+    one, other = seeded(5, -1), seeded(5, 6)
+    assert (one[0]['label'] != other[0]['label']).any()

@@ -186,8 +186,32 @@ def test_average_of_parameters():
     trees = [{'w': jnp.full(3, value)} for value in (1.0, 2.0, -4.0)]
     average = trees[0]
     for tree in trees[1:]:
-        average = optimisers.update_average(average, tree, 0.75)
+        average = optimisers.update_average(average, tree, 0.75, 1000)
     np.testing.assert_allclose(average['w'], 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * -4, rtol=1e-6)
     # TensorFlow's usual 0.9999: float32 must resolve the small step.
-    close = optimisers.update_average({'w': jnp.float32(1.0)}, {'w': jnp.float32(2.0)}, 0.9999)
+    trees = {'w': jnp.float32(1.0)}, {'w': jnp.float32(2.0)}
+    close = optimisers.update_average(*trees, 0.9999, 10**6)
     np.testing.assert_allclose(close['w'], 1.0001, atol=2e-7)
+
+
+def test_the_average_leaves_its_first_value_behind():
+    """TensorFlow's num_updates rule, in float64: after 400 updates nothing of the start is left."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=400)
+    update = jax.jit(optimisers.update_average, static_argnums=2)
+    average, expected = {'w': jnp.float32(1e6)}, 1e6
+    for n, value in enumerate(values, 1):
+        average = update(average, {'w': jnp.float32(value)}, 0.9999, n)
+        decay = min(0.9999, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value
+    np.testing.assert_allclose(average['w'], expected, atol=1e-6)
+    assert abs(expected) < 0.5  # about 45 of them, and 1e6 x 9! / 400^9 at the most of the start
+
+
+def test_what_does_not_move_is_its_own_average():
+    rng = np.random.default_rng(0)
+    still = {'w': jnp.asarray(rng.normal(size=1000), jnp.float32)}
+    average = still
+    for n in range(1, 100):
+        average = jax.jit(optimisers.update_average, static_argnums=2)(average, still, 0.99, n)
+    np.testing.assert_array_equal(average['w'], still['w'])
