@@ -37,8 +37,8 @@ MANY = 5_000  # files that take long enough to say so
 CHUNK = 64  # files that a thread reads in turn
 PRIVATE = 0o700
 
-Facts = list[int]  # size, mtime and ctime in nanoseconds, inode, device
-Known = dict[str, tuple[Facts, str]]  # of a file's name below its folder: facts and SHA-256
+Entry = list[Any]  # of a file: size, mtime and ctime in nanoseconds, inode, device, SHA-256
+Known = dict[str, Entry]  # by its name below the folder
 
 
 def identity(source: Source, contents: bool = True) -> dict[str, Any]:
@@ -67,9 +67,10 @@ def _plain(value: Any) -> Any:
 
 
 def _of_files(source: FileSource, contents: bool) -> dict[str, str]:
-    root = _common(source.files)
+    paths = [str(file) for file in source.files]
+    start = len(_common(paths))
     found = {
-        'names': digest_of(str(file)[len(root) :] for file in source.files),
+        'names': digest_of(path[start:] for path in paths),
         'labels': digest_of(map(str, source.labels)),
     }
     return found | ({'contents': digest_of(hashes(source.files))} if contents else {})
@@ -82,7 +83,7 @@ def _of_shards(source: TfdsSource, contents: bool) -> dict[str, str]:
     if any('://' in shard.filename for shard in source.shards):  # in a bucket
         return _of_examples(source) if contents else {'names': digest_of(parts)}
     files = [pathlib.Path(shard.filename) for shard in source.shards]
-    sizes = [str(_stat(file).st_size) for file in files]
+    sizes = [str(_stat(str(file)).st_size) for file in files]
     found = {'names': digest_of([*parts, *sizes]), 'labels': digest_of(hashes(source.described))}
     return found | ({'contents': digest_of(hashes(files))} if contents else {})
 
@@ -118,11 +119,7 @@ def _of_examples(source: Source) -> dict[str, str]:
 
 def digest_of(texts: Iterable[str]) -> str:
     """SHA-256 of a sequence of texts that tells where each ends."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = os.fsencode(text)
-        digest.update(b'%d:' % len(data) + data)
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def hashes(files: Sequence[pathlib.Path]) -> list[str]:
@@ -132,63 +129,60 @@ def hashes(files: Sequence[pathlib.Path]) -> list[str]:
     """
     if not files:
         return []
-    root = _common(files)
+    paths = [str(file) for file in files]
+    root = _common(paths)
+    names = [path[len(root) :] for path in paths]
     cache = _Cache(root)
     known = cache.read()
-    names = [str(file)[len(root) :] for file in files]
-    result: list[str] = [''] * len(files)
-    unknown = []
-    for index, (name, file) in enumerate(zip(names, files, strict=True)):
-        facts, digest = known.get(name, ([], ''))
-        if facts and facts == _facts(_stat(file)):
-            result[index] = digest
+    result, unknown = [''] * len(paths), []
+    for index, name in enumerate(names):
+        entry = known.get(name)
+        if entry and entry[:-1] == _facts(_stat(paths[index])):
+            result[index] = entry[-1]
         else:
             unknown.append(index)
     if len(unknown) >= MANY:
         logging.info('%s: %s files are read once, to know them again', root, f'{len(unknown):,}')
-    lasting = {names[index]: known[names[index]] for index in set(range(len(files))) - {*unknown}}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         chunks = [unknown[start : start + CHUNK] for start in range(0, len(unknown), CHUNK)]
-        read = pool.map(lambda chunk: [_hash(files[index]) for index in chunk], chunks)
+        read = pool.map(lambda chunk: [_hash(paths[index]) for index in chunk], chunks)
         for chunk, found in zip(chunks, read, strict=True):
-            for index, (facts, digest, lasts) in zip(chunk, found, strict=True):
-                result[index] = digest
+            for index, (entry, lasts) in zip(chunk, found, strict=True):
+                result[index] = entry[-1]
                 if lasts:
-                    lasting[names[index]] = (facts, digest)
-    if lasting != known:
-        cache.write(lasting)
+                    known[names[index]] = entry
+    if unknown:
+        cache.write(known)
     return result
 
 
-def _hash(path: pathlib.Path) -> tuple[Facts, str, bool]:
-    """A file's facts and SHA-256, and whether the facts will tell every later change."""
+def _hash(path: str) -> tuple[Entry, bool]:
+    """Of a file, and whether its facts will tell every later change."""
     began = time.time_ns()
     try:
-        with path.open('rb', buffering=0) as file:
+        with open(path, 'rb', buffering=0) as file:
             before = _facts(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
             after = _facts(os.fstat(file.fileno()))
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
-    changed = max(before[1], before[2])
-    return before, digest, before == after and began - changed > GRANULARITY
+    return [*before, digest], before == after and began - max(before[1:3]) > GRANULARITY
 
 
-def _stat(path: pathlib.Path) -> os.stat_result:
+def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
 
 
-def _facts(found: os.stat_result) -> Facts:
+def _facts(found: os.stat_result) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
 
 
-def _common(files: Sequence[pathlib.Path]) -> str:
+def _common(paths: Iterable[str]) -> str:
     """The folder that all files lie below, with a slash at its end."""
-    folders = {os.path.dirname(file) for file in files}
-    return os.path.join(os.path.commonpath(folders), '') if folders else ''
+    return os.path.join(os.path.commonpath({path.rpartition(os.sep)[0] for path in paths}), '')
 
 
 class _Cache:
@@ -211,8 +205,8 @@ class _Cache:
                 checksum, _, body = file.read().partition(b'\n')
             if hashlib.sha256(body).hexdigest().encode() != checksum:
                 return {}
-            return {name: (facts, digest) for name, (facts, digest) in json.loads(body).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            return json.loads(body)
+        except (OSError, ValueError):
             return {}
 
     def write(self, known: Known) -> None:

@@ -181,7 +181,7 @@ def _problem(path: pathlib.Path, header: bytes, size: int) -> str:
 
 def _hash(index: int, row: np.ndarray) -> int:
     """Of one image's row in its place."""
-    place = index.to_bytes(8, 'little')
+    place = int(index).to_bytes(8, 'little')
     return int.from_bytes(
         hashlib.blake2b(row.tobytes(), digest_size=8, key=place).digest(), 'little'
     )
