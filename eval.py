@@ -27,17 +27,18 @@ and changes nothing in the test is an error.
 import argparse
 import logging
 import pathlib
+from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
 
 from cnn_arch import cluster, commands, config_keys, mesh, models, preflight
-from cnn_arch.data import sources
+from cnn_arch.data import fingerprint, sources
 from cnn_arch.errors import UserError
-from cnn_arch.evaluation import predictions, protocols, table_command, tables
+from cnn_arch.evaluation import keys, predictions, protocols, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.evaluation.result import Result, ensemble
-from cnn_arch.evaluation.store import Store
+from cnn_arch.evaluation.store import Store, check_unchanged
 from cnn_arch.weights import members, trained
 
 
@@ -53,39 +54,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument('--step', type=int, help='of the checkpoint; default: the newest')
     parser.add_argument('--protocol', help='default: eval.protocol of the config')
     parser.add_argument('--predictions', type=pathlib.Path, metavar='FILE.csv')
-    parser.add_argument('--with', dest='others', default='', metavar='DIR[,DIR]', help='ensemble')
+    parser.add_argument('--with', default='', metavar='DIR[,DIR]', help='ensemble')
     args, config = commands.parse(parser, argv, uses=())
     typed = commands.split_overrides(argv)[0]
     cluster.join()
 
-    folder = args.workdir or args.weights
-    (source,) = preflight.run(
-        config, folder, lambda: [sources.open_for(config, 'eval')], writes=False
+    preflight.begin(vars(args), config)
+    source, data = preflight.agree(
+        'data', lambda: opened(config), lambda made: {'test set': made[1]}
     )
-    found = trained.find(folder, args.step)
-    found.check(config)
-    found.adapt(config, evaluation=True)
-    commands.apply_overrides(config, typed)
-    check_typed(config, typed, args.protocol)
-    others = [trained.find(pathlib.Path(part)) for part in args.others.split(',') if part]
-    members.check_distinct([found, *others])
+    networks = preflight.agree('networks', lambda: chosen(args, config, typed, source), described)
     plan = protocols.resolve(config, args.protocol)
-    predictions.check_writable(args.predictions)
     devices = mesh.create_mesh(config.mesh)
 
-    result, kept = measure(found, config, args.protocol, source, devices)
-    stores = [kept]
-    for other in others:
-        settings = members.settings_like(other, config, source)
-        stores.append(measure(other, settings, args.protocol, source, devices)[1])
+    measured = [
+        measure(network, settings, args.protocol, source, data, devices)
+        for network, settings in networks
+    ]
     if cluster.process() != 0:
         return 0  # the first process has the posteriors, and tells
-    if others:
+    result, stores = measured[0][0], [kept for _, kept in measured]
+    if len(stores) > 1:
         result = ensemble(stores, plan.protocol, source.complete)
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))
-    label = members.label([found, *others])
+    label = members.label([network for network, _ in networks])
     print(f'{args.config}  {label}  {source.name}  {plan.protocol} at {scales}  {result}')
     return 0
 
@@ -102,20 +96,64 @@ def check_typed(
     config_keys.check_typed(config, typed, (config_keys.TESTING,))
 
 
+def opened(config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any]]:
+    """The test split and its identity."""
+    source = sources.open_for(config, 'eval')
+    return source, fingerprint.identity(source)
+
+
+def chosen(
+    args: argparse.Namespace,
+    config: ml_collections.ConfigDict,
+    typed: list[tuple[str, str]],
+    source: sources.Source,
+) -> list[tuple[trained.Trained, ml_collections.ConfigDict]]:
+    """The network of the command line and those beside it, each with its settings; sets `config`.
+
+    Raises UserError for all that would end the evaluation later.
+    """
+    found = trained.find(args.workdir or args.weights, args.step)
+    found.check(config)
+    found.adapt(config, evaluation=True)
+    commands.apply_overrides(config, typed)
+    check_typed(config, typed, args.protocol)
+    others = [trained.find(pathlib.Path(part)) for part in vars(args)['with'].split(',') if part]
+    members.check_distinct([found, *others])
+    protocols.resolve(config, args.protocol)
+    if cluster.process() == 0:
+        predictions.check_writable(args.predictions)
+    settings = [members.settings_like(other, config, source) for other in others]
+    return [(found, config), *zip(others, settings, strict=True)]
+
+
+def described(
+    networks: list[tuple[trained.Trained, ml_collections.ConfigDict]],
+) -> dict[str, dict[str, Any]]:
+    """What all processes must see alike of their networks: arrays and settings."""
+    return {
+        f'number {number}': trained.facts(network) | commands.flatten(settings)
+        for number, (network, settings) in enumerate(networks, 1)
+    }
+
+
 def measure(
     found: trained.Trained,
     config: ml_collections.ConfigDict,
     protocol: str | None,
     source: sources.Source,
+    data: dict[str, Any],
     devices: Mesh,
 ) -> tuple[Result, Store]:
-    """What a network says of a source; it is kept beside the network."""
+    """What a network says of a source, whose identity is `data`; it is kept beside the network."""
     plan = protocols.resolve(config, protocol)
-    key = tables.key(found, config, plan, sources.fingerprint(source))
-    kept = Store(found.folder / tables.POSTERIORS / key, len(source), source.num_classes)
+    folder = found.folder / tables.POSTERIORS / keys.key(found, config, plan, data)
+    kept = Store(folder, len(source), config.model.num_classes)
+    if kept.complete:
+        return ensemble([kept], plan.protocol, source.complete), kept
     variables = found.restore(config, devices)
     model = models.build(config.model)
     result = evaluate(model, variables, source, config, devices, protocol, kept)
+    check_unchanged(source, data, kept)
     for usage in result.usage if cluster.process() == 0 else ():
         logging.info('%s', usage)
     return result, kept

@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
     stop = StopRequest(config.checkpoint.grace)
     cluster.join()
     stop.agree()
-    train_source, eval_source = preflight.run(
+    train_source, eval_source = preflight.train(
         config,
         args.workdir,
         lambda: [sources.open_for(config, split) for split in ('train', 'eval')],
+        lambda: initial.facts(config, args.workdir),
     )
 
     devices = mesh.create_mesh(config.mesh)

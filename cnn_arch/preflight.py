@@ -1,8 +1,9 @@
-"""Before the first step of several processes: do they run the same, in the same place?
+"""Before the first step of several processes: do they run the same, in the same place, on the same?
 
-Each process posts what it sees; each reads what all have posted and comes to the same end. The
-first process prints one line per check. Nothing has touched a device or the workdir's contents by
-then. That all processes are there is the roll call's business (cnn_arch/cluster.py).
+Each process posts what it sees; each reads what all have posted and comes to the same end. What
+differs is one line that names it and the process; the exit code is the same on all. The first
+process prints one line per check. Nothing has touched a device or the workdir's contents by then.
+That all processes are there is the roll call's business (cnn_arch/cluster.py).
 """
 
 import collections
@@ -16,7 +17,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -24,103 +25,167 @@ import ml_collections
 
 from cnn_arch import cluster
 from cnn_arch.commands import flatten
+from cnn_arch.data import fingerprint
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import NotReady, UserError
+from cnn_arch.evaluation import keys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODE = ('cnn_arch', 'configs', 'train.py', 'eval.py')  # what a run executes
-LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy',
+             'simplejpeg', 'pillow')  # fmt: skip
 TOKEN = '.preflight'  # a file by which processes know that they look into one folder
 FACTS_SECONDS = 60.0
 LAST_SECONDS = 10.0
-DATA_SECONDS = 900.0  # listing a million files over a network takes its time
+# Reading all pictures of a split once takes its time; who dies meanwhile is noticed sooner.
+AGREE_SECONDS = 3600.0
+PLACES = ('workdir', 'config')  # arguments whose texts may differ: what lies there is compared
 
-Sources = TypeVar('Sources', bound=Sequence[Source])
+Made = TypeVar('Made')
+Facts = dict[str, dict[str, Any]]  # of each thing the facts that all processes must see alike
 
 
-def run(
+def train(
     config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    opened: Callable[[], Sources],
-    writes: bool = True,
-) -> Sources:
-    """What `opened()` returns, the sources of the run, once all processes have passed.
+    workdir: pathlib.Path,
+    opened: Callable[[], Sequence[Source]],
+    start: Callable[[], Facts],
+) -> Sequence[Source]:
+    """What `opened()` returns, the training and the test split, once all processes have passed.
 
-    `folder` must be the same for all, and writable where the run `writes` there. In a run of one
-    process there is nothing to compare. Raises NotReady with one line per check that failed.
+    `workdir` must be one folder for all, and writable; `start()` are the facts of what the run
+    starts from. In a run of one process there is nothing to compare. Raises NotReady with one line
+    per check that failed.
     """
-    if cluster.processes() == 1:
-        return opened()
-    made = writes and not folder.exists()
+    made = cluster.processes() > 1 and not workdir.exists()
     try:
-        return _run(config, folder, opened, writes)
-    except NotReady:
+        begin({}, config, workdir)
+        agree('start', start, lambda facts: facts)
+        return agree('data', opened, _of_sources)
+    except (NotReady, UserError):
         if made and cluster.process() == 0:
             with contextlib.suppress(OSError):  # somebody has put something there
-                folder.rmdir()
+                workdir.rmdir()
         raise
 
 
-def _run(
-    config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    opened: Callable[[], Sources],
-    writes: bool,
-) -> Sources:
-    token = folder / TOKEN
-    mine = _facts(config, folder, writes)
-    if writes and cluster.process() == 0 and not mine['folder']:
+def _of_sources(sources: Sequence[Source]) -> Facts:
+    """Of the test split all; of the training split, which may be huge, names and labels."""
+    for source in sources:
+        source[0]  # readable?
+    train, test = sources
+    return {
+        'training set': fingerprint.identity(train, contents=False),
+        'test set': fingerprint.identity(test),
+    }
+
+
+def begin(
+    arguments: Mapping[str, Any],
+    config: ml_collections.ConfigDict | None = None,
+    workdir: pathlib.Path | None = None,
+) -> None:
+    """Compares code, libraries, JAX's settings, the command's arguments and configuration.
+
+    A `workdir` must be one folder for all, which all can write. Raises NotReady.
+    """
+    if cluster.processes() == 1:
+        return
+    mine = _facts(arguments, config, workdir)
+    token = None if workdir is None else workdir / TOKEN
+    if token and cluster.process() == 0 and not mine['folder']:
         token.write_text(mine['token'])
     try:
         all_facts = _tell('facts', mine, FACTS_SECONDS)
         hosts = [facts['host'] for facts in all_facts]
         say(f'{len(hosts)} processes on {len(set(hosts))} host(s) joined')
-        wrong = _different('code', all_facts) + _different('libraries', all_facts)
-        wrong += _different('config', all_facts) + _reasons('folder', all_facts, hosts)
-        _end_if(wrong)
-        seen = _tell('seen', _what_is_there(folder, token, writes), FACTS_SECONDS)
+        wrong = [
+            line
+            for name in ('code', 'libraries', 'settings', 'arguments', 'config')
+            for line in _different(name, all_facts)
+        ]
+        _end_if(wrong + _reasons('folder', all_facts, hosts))
+        if token:
+            seen = _tell('seen', _read(token), FACTS_SECONDS)
+            _end_if([
+                f'workdir: {_who(number, hosts)} sees another {workdir} than process 0: put it on '
+                'storage that all hosts share'
+                for number, what in enumerate(seen) if what != all_facts[0]['token']
+            ])  # fmt: skip
     finally:
-        if writes and cluster.process() == 0:
+        if token and cluster.process() == 0:
             token.unlink(missing_ok=True)
-    wanted = all_facts[0]['token'] if writes else seen[0]
-    _end_if([
-        f'workdir: {_who(number, hosts)} sees another {folder} than process 0: put it on storage '
-        'that all hosts share'
-        for number, what in enumerate(seen) if what != wanted
-    ])  # fmt: skip
     say(f'code {_digest(mine["code"])}, config {_digest(mine["config"])}, '
         f'jax {mine["libraries"]["jax"]}: the same on all')  # fmt: skip
-    say(f'{folder}: one folder for all{", writable" if writes else ""}')
+    if workdir:
+        say(f'{workdir}: one folder for all, writable')
 
-    result, problem = None, ''
+
+def agree(name: str, make: Callable[[], Made], describe: Callable[[Made], Facts]) -> Made:
+    """What `make()` returns, once all processes have made the same by what `describe` tells of it.
+
+    Of each thing described the first fact that differs is named. Raises NotReady where processes
+    differ or one of them fails, and UserError where all fail alike.
+    """
+    if cluster.processes() == 1:
+        return make()
+    made, problem, crash, facts = None, '', None, {}
     try:
-        result = opened()
-        for source in result:
-            source[0]
+        made = make()
+        facts = describe(made)
     except (UserError, OSError) as error:
-        problem = f'data: {error}'
-    _end_if(_reasons('data', [{'data': p} for p in _tell('data', problem, DATA_SECONDS)], hosts))
-    assert result is not None
-    say(f'data readable from all: {", ".join(f"{s.name} {len(s):,}" for s in result)}')
-    return result
+        problem = str(error)
+    except Exception as error:
+        problem, crash = repr(error), error
+    mine = {'host': socket.gethostname(), 'problem': problem, 'facts': facts}
+    everyone = _tell(name, mine, AGREE_SECONDS)
+    hosts = [one['host'] for one in everyone]
+    if crash:
+        raise crash
+    if problem and all(one['problem'] == problem for one in everyone):
+        _end()
+        raise UserError(problem)
+    wrong = [
+        f'{name}: {one["problem"]} ({_who(number, hosts)})'
+        for number, one in enumerate(everyone)
+        if one['problem']
+    ]
+    if not wrong:
+        for thing in sorted({thing for one in everyone for thing in one['facts']}):
+            of_all = [{'host': one['host'], thing: one['facts'].get(thing, {})} for one in everyone]
+            wrong += [f'{name}: {line}' for line in _different(thing, of_all)[:1]]
+    _end_if(wrong)
+    said = '; '.join(f'{thing} {_digest(of)}' for thing, of in facts.items())
+    if said:
+        say(f'{name}: {said}: the same on all')
+    assert made is not None
+    return made
 
 
-def _facts(config: ml_collections.ConfigDict, folder: pathlib.Path, writes: bool) -> dict[str, Any]:
+def _facts(
+    arguments: Mapping[str, Any],
+    config: ml_collections.ConfigDict | None,
+    workdir: pathlib.Path | None,
+) -> dict[str, Any]:
     """What a process posts of itself."""
+    leaves = {} if config is None else flatten(
+        ml_collections.ConfigDict(json.loads(config.to_json_best_effort()))
+    )  # fmt: skip
     return {
         'host': socket.gethostname(),
         'code': {path: _hash(ROOT / path) for path in CODE},
         'libraries': {'python': platform.python_version(), **_versions()},
-        'config': flatten(ml_collections.ConfigDict(json.loads(config.to_json_best_effort()))),
-        'folder': _trouble_with(folder, writes),
+        'settings': keys.settings(),
+        'arguments': {f'--{name}': None if value is None else str(value)
+                      for name, value in arguments.items() if name not in PLACES},
+        'config': leaves,
+        'folder': '' if workdir is None else _trouble_with(workdir),
         'token': secrets.token_hex(8),
-    }
+    }  # fmt: skip
 
 
-def _trouble_with(folder: pathlib.Path, writes: bool) -> str:
-    """Why a folder cannot be used, or ''."""
-    if not writes:
-        return '' if folder.is_dir() else f'workdir: {folder}: no such folder'
+def _trouble_with(folder: pathlib.Path) -> str:
+    """Why a folder cannot be written, or ''."""
     probe = folder / f'{TOKEN}-{cluster.process()}'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,12 +196,9 @@ def _trouble_with(folder: pathlib.Path, writes: bool) -> str:
     return ''
 
 
-def _what_is_there(folder: pathlib.Path, token: pathlib.Path, writes: bool) -> str:
-    """What all processes must see alike: the first one's token, or the names in the folder."""
+def _read(token: pathlib.Path) -> str:
     try:
-        if writes:
-            return token.read_text()
-        return _digest(sorted(path.name for path in folder.iterdir()))
+        return token.read_text()
     except OSError as error:
         return str(error)
 
@@ -167,18 +229,26 @@ def _digest(value: Any) -> str:
 def _different(name: str, all_facts: list[dict[str, Any]]) -> list[str]:
     """A line for each entry of a fact in which processes differ from the most common value."""
     lines = []
-    keys = sorted({key for facts in all_facts for key in facts[name]})
-    for key in keys:
+    hosts = [facts['host'] for facts in all_facts]
+    for key in dict.fromkeys(key for facts in all_facts for key in facts[name]):
         values = [json.dumps(facts[name].get(key)) for facts in all_facts]
         usual, count = collections.Counter(values).most_common(1)[0]
         if count < len(values):
+            shown = _shown(values)
             others = [
-                f'{value} on {_who(number, [facts["host"] for facts in all_facts])}'
+                f'{shown[number]} on {_who(number, hosts)}'
                 for number, value in enumerate(values)
                 if value != usual
             ]
-            lines.append(f'{name}: {key} is {usual} on {count}, but {", ".join(others)}')
+            first = shown[values.index(usual)]
+            lines.append(f'{name}: {key} is {first} on {count}, but {", ".join(others)}')
     return lines
+
+
+def _shown(values: list[str]) -> list[str]:
+    """The values, digests by their first digits."""
+    return [f'{value[:13]}"' if re.fullmatch('"[0-9a-f]{64}"', value) else value
+            for value in values]  # fmt: skip
 
 
 def _reasons(name: str, all_facts: list[dict[str, Any]], hosts: list[str]) -> list[str]:
@@ -207,16 +277,20 @@ def _tell(name: str, value: Any, seconds: float) -> list[Any]:
 
 
 def _end_if(wrong: list[str]) -> None:
-    """Raises NotReady with a line for each; the first process, whom all read from, goes last."""
-    if not wrong:
-        return
+    """Raises NotReady with a line for each."""
+    if wrong:
+        _end()
+        raise NotReady('\nerror: '.join(f'preflight: {line}' for line in wrong))
+
+
+def _end() -> None:
+    """Waits until each may end: the first process, whom all read from, goes last."""
     cluster.post(f'preflight/end/{cluster.process()}', '')
     deadline = time.monotonic() + LAST_SECONDS
     others = set(range(1, cluster.processes())) if cluster.process() == 0 else set()
     while others and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(0.1)
         others = {number for number in others if cluster.look(f'preflight/end/{number}') is None}
-    raise NotReady('\nerror: '.join(f'preflight: {line}' for line in wrong))
 
 
 def say(line: str) -> None:

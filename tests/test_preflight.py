@@ -3,19 +3,22 @@
 import json
 import os
 import pathlib
+import shutil
+import socket
 import subprocess
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from PIL import Image
 
 from cnn_arch import cluster, preflight
 from cnn_arch.data import scenes
-from cnn_arch.errors import NOT_READY
+from cnn_arch.errors import NOT_READY, USER_ERROR
 from launch import local
 from tests.shared import ROOT
+from tests.test_eval_cli import make_run
 
 SMALL = ['--config=configs/demo.py:lenet5', '--config.train.steps=20', '--config.train.log_every=5',
          '--config.eval.batch_size=60']  # fmt: skip
@@ -25,16 +28,22 @@ def start(
     processes: int,
     own_flags: dict[int, list[str]],
     own_environment: Mapping[int, dict[str, str]] = types.MappingProxyType({}),
+    program: Sequence[str] = ('train.py', *SMALL),
+    folders: Mapping[int, pathlib.Path] = types.MappingProxyType({}),
 ) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of the processes that `own_flags` has, of a run of so many."""
+    """Exit code, stdout and stderr of the processes that `own_flags` has, of a run of so many.
+
+    Each runs in its folder of `folders`.
+    """
     address = f'127.0.0.1:{local.free_port()}'
     started = []
     for number, flags in own_flags.items():
         change = local.environment(address, processes, number, 1)
         change |= own_environment.get(number, {})
-        command = [sys.executable, 'train.py', *SMALL, *flags]
+        command = [sys.executable, ROOT / program[0], *program[1:], *flags]
         started.append(
-            subprocess.Popen(command, cwd=ROOT, env=os.environ | change | {cluster.TIMEOUT: '40'},
+            subprocess.Popen(command, cwd=folders.get(number, ROOT),
+                             env=os.environ | change | {cluster.TIMEOUT: '40'},
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )  # fmt: skip
     ends = []
@@ -127,7 +136,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: pathlib.Path) -> None
                 lines.append([line for line in done.stdout.splitlines() if 'top-1 error' in line])
             if processes == 2:
                 assert '2 processes on 1 host(s) joined' in done.stdout
-                assert done.stdout.count('one folder for all') == 1
+                assert done.stdout.count('the same on all') >= 2
         results.append(json.loads((tmp_path / name / 'result.json').read_text()))
         assert len(list((tmp_path / name / 'tensorboard').glob('events.*'))) == 1
         losses = (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
@@ -136,6 +145,200 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: pathlib.Path) -> None
     assert results[0]['top1_error'] == pytest.approx(results[1]['top1_error'], abs=0.3)
     assert [len(found) for found in lines] == [1, 1]
     assert len((tmp_path / 'predictions.csv').read_text().splitlines()) == 361
+
+
+LENET = [f'--config={ROOT}/configs/lenet.py:lenet1', '--config.data.source=digits',
+         '--config.eval.batch_size=120']  # fmt: skip
+VGG = [f'--config={ROOT}/configs/demo.py:vgg_fixed', '--config.data.source=folder',
+       '--config.model.num_classes=2', '--config.eval.batch_size=8']  # fmt: skip
+HOST = socket.gethostname()
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """`0/run` and `1/run`: runs of one name, at another step in each of two folders."""
+    folder = tmp_path_factory.mktemp('runs')
+    make_run(folder / '0' / 'run', LENET, 3)
+    make_run(folder / '1' / 'run', LENET, 5)
+    make_run(folder / '1' / 'other', LENET, 3)
+    return folder
+
+
+def check_line(ends: list[tuple[int, str, str]], line: str) -> None:
+    """All say this alone, and print no number."""
+    for code, out, err in ends:
+        assert code == NOT_READY, err
+        assert err == f'error: preflight: {line}\n'
+        assert 'top-1' not in out
+
+
+def test_another_network_under_the_same_name_is_named(runs) -> None:
+    """A relative folder, which is another one where a process runs elsewhere."""
+    flags = [f'--workdir={"run"}']
+    folders = {n: runs / str(n) for n in (0, 1)}
+    ends = start(2, {n: flags for n in (0, 1)}, program=('eval.py', *LENET), folders=folders)
+    check_line(ends, f'networks: number 1: loaded is "step 3" on 1, but "step 5" on process 1 on '
+                     f'{HOST}')  # fmt: skip
+    assert not list(runs.glob('*/*/evaluations/*'))
+
+
+ARGUMENTS = {
+    '--step': ('--step=3', '--step=5', '--step is "3" on 1, but "5"'),
+    '--protocol': ('--protocol=center', '--protocol=dense', '--protocol is "center" on 1, but "de'),
+    '--with': ('--with=a', '--with=b', '--with is "a" on 1, but "b"'),
+    '--predictions': ('--predictions=a', '--step=5', '--predictions is "a" on 1, but null'),
+}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=[pytest.mark.slow] if n != '--protocol' else []) for n in ARGUMENTS],
+)
+def test_another_argument_is_named(runs, name: str) -> None:
+    one, two, expected = ARGUMENTS[name]
+    run = f'--workdir={runs / "1" / "run"}'
+    ends = start(2, {0: [run, one], 1: [run, two]}, program=('eval.py', *LENET))
+    check_all_say(ends, f'arguments: {expected}')
+    assert all(f'on process 1 on {HOST}' in err for _, _, err in ends)
+
+
+@pytest.mark.slow
+def test_members_that_differ_are_named(runs) -> None:
+    flags = [f'--workdir={runs / "0" / "run"}', '--with=run']
+    ends = start(2, {n: flags for n in (0, 1)}, program=('eval.py', *LENET),
+                 folders={n: runs / str(n) for n in (0, 1)})  # fmt: skip
+    check_line(ends, f'networks: number 2: loaded is "step 3" on 1, but "step 5" on process 1 on '
+                     f'{HOST}')  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_a_run_starts_from_is_compared(runs, tmp_path: pathlib.Path) -> None:
+    """Copies of `init_from` at one step, with other arrays."""
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        shutil.copytree(runs / str(number) / 'run', tmp_path / str(number) / 'copy')
+    checkpoints = tmp_path / '1' / 'copy' / 'checkpoints'
+    (checkpoints / '5').rename(checkpoints / '3')
+    flags = [f'--workdir={tmp_path / "run"}', '--config.init_from=copy']
+    ends = start(2, {n: flags for n in (0, 1)}, program=('train.py', *LENET),
+                 folders={n: tmp_path / str(n) for n in (0, 1)})  # fmt: skip
+    check_all_say(ends, 'start: init_from: arrays is "')
+    assert all(err.count('\n') == 1 and f'on process 1 on {HOST}' in err for _, _, err in ends)
+    assert not (tmp_path / 'run').exists()
+
+
+def copies(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Two equal folders of pictures, as hosts have them that share nothing."""
+    for number in (0, 1):
+        for split, name, count in (('train', 'a', 3), ('train', 'b', 3), ('val', 'a', 4),
+                                   ('val', 'b', 4)):  # fmt: skip
+            place = folder / str(number) / 'data' / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                picture = Image.new('RGB', (60 + index, 60), (9 * index, 0, len(name)))
+                picture.save(place / f'{index}.png')
+    return {number: folder / str(number) for number in (0, 1)}
+
+
+def one_less(data: pathlib.Path) -> str:
+    (data / 'val' / 'b' / '3.png').unlink()
+    return 'test set: complete is 8 on 1, but 7'
+
+
+def another_class(data: pathlib.Path) -> str:
+    path = data / 'val' / 'b' / '3.png'
+    path.rename(data / 'val' / 'a' / '3b.png')
+    return 'test set: names is "'
+
+
+def another_picture(data: pathlib.Path) -> str:
+    Image.new('RGB', (60, 60), (1, 2, 3)).save(data / 'val' / 'b' / '3.png')
+    return 'test set: contents is "'
+
+
+def training(data: pathlib.Path) -> str:
+    (data / 'train' / 'b' / '2.png').unlink()
+    return 'training set: complete is 6 on 1, but 5'
+
+
+@pytest.mark.parametrize(
+    ('program', 'change'),
+    [
+        ('eval.py', one_less),
+        pytest.param('eval.py', another_class, marks=pytest.mark.slow),
+        pytest.param('eval.py', another_picture, marks=pytest.mark.slow),
+        pytest.param('train.py', one_less, marks=pytest.mark.slow),
+        pytest.param('train.py', training, marks=pytest.mark.slow),
+    ],
+)
+def test_copies_of_the_data_that_differ_are_named(tmp_path: pathlib.Path, program, change) -> None:
+    words = [*VGG, '--config.data.dir=data', f'--workdir={tmp_path / "run"}']
+    if program == 'eval.py':
+        make_run(tmp_path / 'run', VGG, 5)
+    folders = copies(tmp_path)
+    expected = change(folders[1] / 'data')
+    ends = start(2, {0: [], 1: []}, program=(program, *words), folders=folders)
+    check_all_say(ends, f'data: {expected}')
+    assert all(err.count('\n') == 1 and f'on process 1 on {HOST}' in err for _, _, err in ends)
+
+
+def test_what_is_wrong_on_all_is_said_once_by_each(tmp_path: pathlib.Path) -> None:
+    """The user's mistake, as one process says it."""
+    ends = start(2, {n: [f'--workdir={tmp_path}'] for n in (0, 1)}, program=('eval.py', *LENET))
+    for code, _, err in ends:
+        assert code == USER_ERROR
+        assert err == f'error: {tmp_path}: no config.json, so no run of train.py\n'
+
+
+def finished(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """A folder of runs with the demo's `vgg_fixed`, and pictures of ten classes beside it."""
+    make_run(folder / 'runs' / 'vgg_fixed', [f'--config={ROOT}/configs/demo.py:vgg_fixed'], step)
+    (folder / 'runs' / 'vgg_fixed' / 'result.json').write_text('{}')
+    (folder / 'data').mkdir()
+    for label in range(10):
+        picture = Image.new('RGB', (60, 60), (20 * label, 0, 255 - 20 * label))
+        picture.save(folder / 'data' / f'{label}.png')
+    lines = [f'{label}.png {label}\n' for label in range(10)]
+    (folder / 'data' / 'labels.txt').write_text(''.join(lines))
+    return folder
+
+
+TABLE = ('eval.py', '--table=demo:3', '--rows=vgg_fixed', '--format=json', '--runs=runs',
+         '--config.data.source=folder', '--config.data.dir=data',
+         '--config.eval.batch_size=2')  # fmt: skip
+
+
+def test_the_networks_of_a_table_are_compared(tmp_path: pathlib.Path) -> None:
+    folders = {n: finished(tmp_path / str(n), step) for n, step in ((0, 3), (1, 5))}
+    ends = start(2, {0: [], 1: []}, program=TABLE, folders=folders)
+    check_all_say(ends, 'table: demo:3 vgg_fixed: 1: arrays is "')
+    assert all(f'on process 1 on {HOST}\n' in err for _, _, err in ends)
+    assert all(err.count('error:') == 1 for _, _, err in ends)
+    assert not any(out for _, out, _ in ends)
+
+
+@pytest.mark.slow
+def test_two_processes_fill_a_table_as_one(tmp_path: pathlib.Path) -> None:
+    folders = dict.fromkeys((0, 1), finished(tmp_path, 3))
+    two = start(2, {0: [], 1: []}, program=TABLE, folders=folders)
+    assert [code for code, _, _ in two] == [0, 0], two
+    assert two[1][1] == ''
+    assert (tmp_path / 'runs' / 'table_demo_3.md').exists()
+    (kept,) = (tmp_path / 'runs' / 'evaluations').iterdir()
+    shutil.rmtree(kept)
+    ((code, out, _),) = start(1, {0: []}, program=TABLE, folders=folders)
+    assert code == 0
+    mine, theirs = (json.loads(text)['rows'][0] for text in (out, two[0][1]))
+    assert mine['images'] == 10
+    assert theirs == mine
+
+
+@pytest.mark.slow
+def test_other_rows_of_a_table_are_named(tmp_path: pathlib.Path) -> None:
+    flags = [f'--runs={tmp_path}']
+    ends = start(2, {0: [*flags, '--rows=1'], 1: [*flags, '--rows=2']},
+                 program=('eval.py', '--table=demo:3'))  # fmt: skip
+    check_line(ends, f'arguments: --rows is "1" on 1, but "2" on process 1 on {HOST}')
 
 
 def test_what_differs_is_named_with_where() -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import pathlib
 import struct
 from typing import Protocol
@@ -110,6 +109,10 @@ class TfdsSource:
         self.num_classes = info.features['label'].num_classes
         self.complete = COMPLETE.get(name.split('/')[0].split(':')[0], 0)
         self._has_name = 'file_name' in info.features
+        # Files with the part of each that belongs to the split, and the files that describe them.
+        self.shards = info.splits[split].file_instructions
+        folder = pathlib.Path(info.data_dir)
+        self.described = [folder / 'features.json', *sorted(folder.glob('*.labels.txt'))]
 
     def __len__(self) -> int:
         return len(self._data)
@@ -150,17 +153,6 @@ def open_for(config: ml_collections.ConfigDict, split: str) -> Source:
             f'{config.model.num_classes}: set --config.model.num_classes={source.num_classes}'
         )
     return source
-
-
-def fingerprint(source: Source) -> str:
-    """A short hash of what a source holds: names, labels and sizes of a spread of its images."""
-    digest = hashlib.sha256(f'{source.name} {len(source)} {source.num_classes}'.encode())
-    for index in np.linspace(0, len(source) - 1, min(len(source), 64)).astype(int):
-        example = source[int(index)]
-        image = example.image
-        digest.update(f'{example.key} {example.label}'.encode())
-        digest.update(image if isinstance(image, bytes) else image.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _digits(split: str, channels: int) -> ArraySource:

@@ -1,24 +1,35 @@
 """Posteriors of single images on disk: a killed evaluation goes on, an ensemble averages them.
 
-One folder per network, protocol and data set:
+One folder per answer, called by its key (keys.py):
 posteriors.npy  float32 [images, classes], the rows of finished images
-progress.npz    label and state of each image; written after the rows it speaks of
+progress        of each image its state, label and the hash of its row, then the SHA-256 of all of
+                these, of the folder's name and of the shape; written after the rows it speaks of
+
+Nothing is believed that is not, byte for byte, what was written under that name: a row that differs
+is measured again, and all rows where anything else does.
 """
 
-import contextlib
+import hashlib
+import io
 import logging
 import os
 import pathlib
 import time
-import zipfile
+from typing import Any
 
 import jax
 import numpy as np
 
 from cnn_arch import mesh as meshes
+from cnn_arch.data import fingerprint
+from cnn_arch.data.sources import Source
+from cnn_arch.errors import UserError
 
+ROWS, PROGRESS = 'posteriors.npy', 'progress'
 MISSING, COUNTED, SKIPPED = 0, 1, 2
 SAVE_EVERY = 30.0  # seconds
+FLOAT = np.dtype('<f4')
+NOTE = np.dtype([('state', 'i1'), ('label', '<i4'), ('row', '<u8')])  # of an image, in `progress`
 
 
 class Store:
@@ -27,22 +38,23 @@ class Store:
     def __init__(self, folder: pathlib.Path, images: int, classes: int):
         """Opens what was kept for that many images and classes, or begins anew.
 
-        A folder that cannot be written is a warning: the evaluation then has to end in one go.
+        What is damaged is a warning and begun anew. Images that did not decode are tried again. A
+        folder that cannot be written is a warning: the evaluation then has to end in one go.
         """
         self._folder = folder
-        self.states = np.zeros(images, np.int8)
-        self.labels = np.zeros(images, np.int32)
+        self._shape = (images, classes)
+        self._notes = np.zeros(images, NOTE)
         self._rows: np.ndarray | None = None  # of the first process
         if jax.process_index() == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._rows = self._open((images, classes))
+                self._rows = self._open()
             except (OSError, ValueError) as error:  # a memory map of no images is a ValueError
                 logging.warning('posteriors are not kept: %s: %s', folder, error)
                 self._rows = np.zeros((images, classes), np.float32)
         # What one process has read, all must know: which images remain decides the batches.
-        self.states = meshes.exchange(self.states)[0]
-        self.labels = meshes.exchange(self.labels)[0]
+        self.states = meshes.exchange(self._notes['state'].copy())[0]
+        self.labels = meshes.exchange(self._notes['label'].astype(np.int32))[0]
         self._saved = time.monotonic()
 
     @property
@@ -50,17 +62,42 @@ class Store:
         """Whether every image is finished."""
         return bool((self.states != MISSING).all())
 
-    def _open(self, shape: tuple[int, int]) -> np.ndarray:
-        path, progress = self._folder / 'posteriors.npy', self._folder / 'progress.npz'
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            rows = np.lib.format.open_memmap(path, mode='r+')
-            with progress.open('rb') as file, np.load(file) as kept:
-                states, labels = kept['states'], kept['labels']
-            if rows.shape == shape and len(states) == len(labels) == shape[0]:
-                self.states, self.labels = states.astype(np.int8), labels.astype(np.int32)
-                return rows
-        progress.unlink(missing_ok=True)
-        return np.lib.format.open_memmap(path, mode='w+', dtype=np.float32, shape=shape)
+    def _open(self) -> np.ndarray:
+        path, header = self._folder / ROWS, _header(self._shape)
+        size = len(header) + FLOAT.itemsize * self._shape[0] * self._shape[1]
+        kept = (self._folder / PROGRESS).exists()
+        problem = _problem(path, header, size) or (self._read_progress() if kept else 'new')
+        if problem:
+            if kept:
+                logging.warning('%s: %s: all is measured again', self._folder, problem)
+            (self._folder / PROGRESS).unlink(missing_ok=True)
+            with path.open('wb') as file:
+                file.write(header)
+                file.truncate(size)
+        rows = np.memmap(path, FLOAT, 'r+', len(header), self._shape)
+        counted = np.flatnonzero(self._notes['state'] == COUNTED)
+        damaged = [i for i in counted.tolist() if _hash(i, rows[i]) != self._notes['row'][i]]
+        if damaged:
+            self._notes[damaged] = 0
+            logging.warning('%s: %d of %d rows of %s are not what was written: measured again',
+                            self._folder, len(damaged), len(counted), ROWS)  # fmt: skip
+        return rows
+
+    def _read_progress(self) -> str:
+        """What is wrong with it; '' where its notes are taken over."""
+        try:
+            data = (self._folder / PROGRESS).read_bytes()
+        except OSError as error:
+            return f'{PROGRESS} cannot be read ({error.strerror})'
+        body = data[: self._notes.nbytes]
+        if data != body + self._checksum(body):
+            return f'{PROGRESS} is not what was written'
+        self._notes = np.frombuffer(body, NOTE).copy()
+        return ''
+
+    def _checksum(self, body: bytes) -> bytes:
+        what = f'{self._folder.name} {self._shape} {FLOAT.str}\n'.encode()
+        return hashlib.sha256(what + body).digest()
 
     @property
     def posteriors(self) -> np.ndarray:
@@ -83,6 +120,7 @@ class Store:
         self.states[index] = SKIPPED if posteriors is None else COUNTED
         if self._rows is not None and posteriors is not None:
             self._rows[index] = posteriors
+            self._notes[index] = COUNTED, label, _hash(index, self._rows[index])
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -92,9 +130,61 @@ class Store:
         if not isinstance(self._rows, np.memmap):
             return
         self._rows.flush()
-        scratch = self._folder / 'progress.tmp.npz'
-        np.savez(scratch, states=self.states, labels=self.labels)
-        os.replace(scratch, self._folder / 'progress.npz')
+        body = self._notes.tobytes()
+        scratch = self._folder / f'{PROGRESS}.tmp'
+        scratch.write_bytes(body + self._checksum(body))
+        os.replace(scratch, self._folder / PROGRESS)
+
+    def discard(self) -> None:
+        """Forgets all that is kept; what was added stays in memory, and is not saved any more."""
+        if isinstance(self._rows, np.memmap):
+            (self._folder / PROGRESS).unlink(missing_ok=True)
+            self._rows = np.array(self._rows)
+
+
+def check_unchanged(source: Source, data: dict[str, Any], store: Store) -> None:
+    """Makes sure that what was evaluated is what the store is called after: `data`, its identity.
+
+    Raises UserError on every process, and nothing is kept, where pictures were changed meanwhile.
+    """
+    try:
+        changed = fingerprint.identity(source) != data
+    except UserError:
+        changed = True
+    if meshes.exchange(np.asarray([changed])).any():
+        store.discard()
+        raise UserError(
+            f'{source.name}: pictures were changed while they were evaluated: run again'
+        )
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """Of a file of NumPy's format."""
+    file = io.BytesIO()
+    facts = {'descr': FLOAT.str, 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(file, facts)
+    return file.getvalue()
+
+
+def _problem(path: pathlib.Path, header: bytes, size: int) -> str:
+    """Why a file cannot hold the rows, or ''."""
+    try:
+        with path.open('rb') as file:
+            if file.read(len(header)) != header:
+                return f'{ROWS} has not the dtype and shape of this evaluation'
+            if os.fstat(file.fileno()).st_size != size:
+                return f'{ROWS} is not complete'
+    except OSError as error:
+        return f'{ROWS}: {error.strerror}'
+    return ''
+
+
+def _hash(index: int, row: np.ndarray) -> int:
+    """Of one image's row in its place."""
+    place = int(index).to_bytes(8, 'little')
+    return int.from_bytes(
+        hashlib.blake2b(row.tobytes(), digest_size=8, key=place).digest(), 'little'
+    )
 
 
 def best_of(posteriors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,39 +1,33 @@
 """A paper's table with our numbers beside the printed ones.
 
-Each row that names a configuration is run with the network that is found for it; what was measured
-once is kept in `evaluations.json` beside the networks and printed at once the next time; what the
-networks said of each image is kept in `evaluations/`, for ensembles and for runs that are killed.
+Each row that names a configuration is run with the network that is found for it. What the networks
+said of each image is kept in `evaluations/` beside them: the next time the table is printed at
+once, an ensemble averages it, and a run that was killed goes on.
 """
 
 import contextlib
 import dataclasses
 import fnmatch
-import hashlib
-import json
-import logging
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import ml_collections
 from jax.sharding import Mesh
 
 from cnn_arch import commands, config_keys, configuration, mesh, models
-from cnn_arch.data import sources
+from cnn_arch.commands import flatten
+from cnn_arch.data import fingerprint, sources
 from cnn_arch.errors import UserError
-from cnn_arch.evaluation import protocols
+from cnn_arch.evaluation import keys, protocols
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.evaluation.result import Result, ensemble
-from cnn_arch.evaluation.store import Store
+from cnn_arch.evaluation.store import Store, check_unchanged
 from cnn_arch.papers import PAPERS
 from cnn_arch.papers.published import Finding, Row, Table
 
-CACHE = 'evaluations.json'
 POSTERIORS = 'evaluations'  # folder of what is kept of single images
-MEANING = 1  # of what is kept; raised when a fix changes what the same call would measure
 # How a network was trained, as far as the tables tell rows apart by it.
 TRAINING_KEYS = ('data.augment.crop', 'data.augment.scale_min', 'data.augment.scale_max')
 
@@ -44,6 +38,7 @@ class Trained(Protocol):
     def digest(self) -> str: ...
     def described(self, config: ml_collections.ConfigDict) -> str: ...
     def departures(self, row: Row, config: ml_collections.ConfigDict) -> list[str]: ...
+    def checked(self) -> str: ...
     def adapt(self, config: ml_collections.ConfigDict) -> None: ...
     def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]: ...
 
@@ -160,16 +155,16 @@ def chosen(tables: dict[str, Table], rows: str) -> dict[str, Table]:
 
 
 class Runner:
-    """Fills tables: finds networks, evaluates them, remembers results."""
+    """Fills tables: finds networks, evaluates them, keeps what they say."""
 
     def __init__(
         self, find: Finder, overrides: Sequence[tuple[str, str]], cache: pathlib.Path | None
     ):
         """`overrides` of the command line hold for all rows; `cache` is a folder."""
-        self._find, self._overrides = find, list(overrides)
-        self._cache = None if cache is None else cache / CACHE
-        self._results = _read(self._cache)
-        self._sources: dict[str, tuple[sources.Source, str]] = {}
+        self._find, self._overrides, self._cache = find, list(overrides), cache
+        self._networks: dict[str, tuple[Trained, ml_collections.ConfigDict]] = {}
+        self._stores: dict[str, Store] = {}  # by the key of what they hold
+        self._sources: dict[str, tuple[sources.Source, dict[str, Any]]] = {}
 
     def fill(self, name: str, table: Table) -> Filled:
         """Runs the rows of a table that can be run."""
@@ -187,6 +182,35 @@ class Runner:
             ]
             if reasons and all(reasons):
                 raise config_keys.no_effect(key, text, reasons[0])
+
+    def facts(self, tables: Mapping[str, Table]) -> dict[str, dict[str, Any]]:
+        """What several processes must see alike: of each row its networks, and the data."""
+        result = {}
+        for name, table in tables.items():
+            for row in table.rows:
+                found: dict[str, Any] = {}
+                others: list[Trained] = []
+                for number, member in enumerate(row.members or (row,), 1):
+                    found |= self._facts(member, f'{number}: ', others)
+                result[f'{name} {row.name}'] = found
+        return result
+
+    def _facts(self, row: Row, prefix: str, others: list[Trained]) -> dict[str, Any]:
+        """Of one network, which joins the `others` of its row."""
+        if not row.config:
+            return {}
+        try:
+            trained, config = self._network(row, others)
+        except UserError as error:
+            return {f'{prefix}missing': str(error)}
+        others.append(trained)
+        found = {
+            'arrays': trained.digest(),
+            'files': trained.checked(),
+            'settings': fingerprint.digest_of(f'{k} {v}' for k, v in flatten(config).items()),
+            **{f'data, {key}': value for key, value in self._source(config)[1].items()},
+        }
+        return {prefix + key: value for key, value in found.items()}
 
     def _line(self, row: Row) -> Line:
         missing = [member.note for member in row.members or (row,) if not member.config]
@@ -230,7 +254,18 @@ class Runner:
     def _network(
         self, row: Row, others: Sequence[Trained] = ()
     ) -> tuple[Trained, ml_collections.ConfigDict]:
-        """A row's network, none of the `others`, and the configuration that it is tested with."""
+        """A row's network, none of the `others`, and the configuration that it is tested with.
+
+        Found once: the files of a network are read whole to see that they are.
+        """
+        name = repr((row, [other.digest() for other in others]))
+        if name not in self._networks:
+            self._networks[name] = self._find_network(row, others)
+        return self._networks[name]
+
+    def _find_network(
+        self, row: Row, others: Sequence[Trained]
+    ) -> tuple[Trained, ml_collections.ConfigDict]:
         trained = self._find(row, self._config(row), others)
         config = self._own_test(row, trained)
         commands.apply_overrides(config, self._overrides)
@@ -270,76 +305,57 @@ class Runner:
 
     def _measure(self, trained: Trained, config: ml_collections.ConfigDict) -> Measured:
         plan = protocols.resolve(config)
-        name = key(trained, config, plan, self._source(config)[1])
-        if name not in self._results:
-            self._keep(name, self._evaluate(trained, config, self._store(name, config)))
         scales = ', '.join(map(str, plan.scales))
-        return Measured(**self._results[name], protocol=f'{plan.protocol} at {scales}')
+        result = self._average([(trained, config)])
+        return _measured(result, f'{plan.protocol} at {scales}')
 
     def _ensemble(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Measured:
-        """Posteriors averaged over networks; those that a member's own row has kept serve."""
-        plans = [protocols.resolve(config) for _, config in networks]
-        names = [
-            key(trained, config, plan, self._source(config)[1])
-            for (trained, config), plan in zip(networks, plans, strict=True)
-        ]
-        together = hashlib.sha256(' '.join(sorted(names)).encode()).hexdigest()[:32]
-        if together not in self._results:
-            stores = []
-            for name, (trained, config) in zip(names, networks, strict=True):
-                stores.append(self._store(name, config))
-                if not stores[-1].complete:
-                    self._keep(name, self._evaluate(trained, config, stores[-1]))
-            source = self._source(networks[0][1])[0]
-            self._keep(together, ensemble(stores, plans[0].protocol, source.complete))
-        used = ', '.join(dict.fromkeys(plan.protocol for plan in plans))
-        protocol = f'{used}, {len(networks)} networks'
-        return Measured(**self._results[together], protocol=protocol)
+        used = ', '.join(
+            dict.fromkeys(protocols.resolve(config).protocol for _, config in networks)
+        )
+        return _measured(self._average(networks), f'{used}, {len(networks)} networks')
 
-    def _store(self, name: str, config: ml_collections.ConfigDict) -> Store:
+    def _average(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Result:
+        """Posteriors averaged over networks, or those of one."""
+        stores = [self._evaluated(trained, config) for trained, config in networks]
+        source = self._source(networks[0][1])[0]
+        return ensemble(stores, protocols.resolve(networks[0][1]).protocol, source.complete)
+
+    def _evaluated(self, trained: Trained, config: ml_collections.ConfigDict) -> Store:
+        """What a network said of each image: kept by an earlier call, or computed now."""
         assert self._cache is not None  # without a folder of networks there is nothing to run
-        images = len(self._source(config)[0])
-        return Store(self._cache.parent / POSTERIORS / name, images, config.model.num_classes)
+        source, data = self._source(config)
+        name = keys.key(trained, config, protocols.resolve(config), data)
+        if name not in self._stores:
+            folder = self._cache / POSTERIORS / name
+            store = Store(folder, len(source), config.model.num_classes)
+            if not store.complete:
+                self._evaluate(trained, config, store)
+            self._stores[name] = store
+        return self._stores[name]
 
-    def _evaluate(
-        self, trained: Trained, config: ml_collections.ConfigDict, store: Store
-    ) -> Result:
+    def _evaluate(self, trained: Trained, config: ml_collections.ConfigDict, store: Store) -> None:
         # Progress goes where messages go: what is printed is the table.
         with contextlib.redirect_stdout(sys.stderr):
             devices = mesh.create_mesh(config.mesh)
             mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
             variables = trained.restore(config, devices)
-            source = self._source(config)[0]
-            return evaluate(
-                models.build(config.model), variables, source, config, devices, store=store
-            )
+            source, data = self._source(config)
+            evaluate(models.build(config.model), variables, source, config, devices, store=store)
+            check_unchanged(source, data, store)
 
-    def _keep(self, name: str, result: Result) -> None:
-        self._results[name] = {
-            'top1_error': result.top1_error,
-            'top5_error': result.top5_error,
-            'n': result.n,
-            'complete': result.complete,
-        }
-        self._remember()
-
-    def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, str]:
+    def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any]]:
         data = config.data
-        name = repr((data.source, data.dir, data.eval_split, data.channels))
+        classes = config.model.num_classes
+        name = repr((data.source, data.dir, data.eval_split, data.channels, classes))
         if name not in self._sources:
             source = sources.open_for(config, 'eval')
-            self._sources[name] = (source, sources.fingerprint(source))
+            self._sources[name] = (source, fingerprint.identity(source))
         return self._sources[name]
 
-    def _remember(self) -> None:
-        if self._cache is None or jax.process_index() != 0:
-            return
-        scratch = self._cache.with_suffix('.tmp')
-        try:
-            scratch.write_text(json.dumps(self._results, indent=1) + '\n')
-            os.replace(scratch, self._cache)
-        except OSError as error:
-            logging.warning('results are not kept: %s: %s', self._cache, error.strerror)
+
+def _measured(result: Result, protocol: str) -> Measured:
+    return Measured(result.top1_error, result.top5_error, result.n, result.complete, protocol)
 
 
 def verdicts(paper: str, filled: Sequence[Filled]) -> list[tuple[Finding, list[Verdict]]]:
@@ -390,34 +406,3 @@ def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> No
                 node[leaf] = value
         else:
             node[leaf] = tuple(value) if isinstance(value, list) else value
-
-
-def key(
-    trained: Trained, config: ml_collections.ConfigDict, plan: protocols.Plan, data: str
-) -> str:
-    """Equal for equal arrays, architecture, arithmetic, views and images."""
-    leaves = commands.flatten(config)
-    parts = {
-        'meaning': MEANING,
-        'arrays': trained.digest(),
-        'plan': dataclasses.asdict(dataclasses.replace(plan, protocol='')),
-        'data': data,
-        'config': {
-            key: value
-            for key, value in sorted(leaves.items())
-            if key.startswith(('model.', 'data.mean', 'data.std', 'data.channels'))
-            or key in ('eval.interpolation', 'data.augment.size', 'optim.polyak_decay')
-        },
-    }
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _read(cache: pathlib.Path | None) -> dict[str, Any]:
-    if cache is None or not cache.exists():
-        return {}
-    try:
-        return json.loads(cache.read_text())
-    except (OSError, ValueError):
-        logging.warning('%s is not readable: everything is measured again', cache)
-        return {}

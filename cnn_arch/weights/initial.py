@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from cnn_arch.commands import flatten
 from cnn_arch.errors import UserError
-from cnn_arch.training import parameters
+from cnn_arch.training import checkpoint, parameters
 from cnn_arch.training.step import TrainState
 from cnn_arch.weights import trained
 from cnn_arch.weights.trained import Weights
@@ -38,6 +38,17 @@ def start(state: TrainState, config: ml_collections.ConfigDict, mesh: Mesh) -> T
     batch_stats = parameters.merged(state.batch_stats, arrays.get('batch_stats', {}))
     average = {'params': params, 'batch_stats': batch_stats} if state.average else {}
     return dataclasses.replace(state, params=params, batch_stats=batch_stats, average=average)
+
+
+def facts(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str, str]]:
+    """What tells the arrays that a run begins with from others; {} where it does not need them.
+
+    Raises UserError where there are none or they are damaged.
+    """
+    if not config.init_from or checkpoint.steps(workdir):
+        return {}
+    source = trained.find(pathlib.Path(config.init_from))
+    return {'init_from': trained.facts(source)}
 
 
 def _check_meaning(source: trained.Trained, config: ml_collections.ConfigDict) -> None:

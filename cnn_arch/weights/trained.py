@@ -70,6 +70,10 @@ class Run:
         folder = checkpoint.step_folder(self.folder, self.step)
         return manifest.digest(folder, checkpoint.MODEL)
 
+    def checked(self) -> str:
+        """SHA-256 of the checksums that `find` has compared with the files."""
+        return self.digest()
+
     def check(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None:
         """Raises UserError where the architecture, or one of `keys`, is not that of `config`."""
         workdir.check_architecture(self.folder, config)
@@ -143,6 +147,10 @@ class Weights:
         """SHA-256 of the arrays."""
         return self.record['digest']
 
+    def checked(self) -> str:
+        """SHA-256 of the checksums that `find` has compared with the files."""
+        return manifest.digest(self.folder / ARRAYS, checkpoint.MODEL)
+
     def check(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None:
         """Raises UserError where the architecture, or one of `keys`, is not that of `config`."""
         wanted = flatten(config) | self.record['keys']
@@ -210,6 +218,11 @@ def find(folder: pathlib.Path, step: int | None = None, finished: bool = False) 
     if finished and not (folder / 'result.json').exists():
         raise UserError(f'{folder}: its run is not finished, at step {step:,}')
     return Run(folder, step, made)
+
+
+def facts(network: Trained) -> dict[str, str]:
+    """What tells a network from any other."""
+    return {'loaded': network.label, 'arrays': network.digest(), 'files': network.checked()}
 
 
 def _read_record(path: pathlib.Path) -> dict[str, Any]:

@@ -152,13 +152,6 @@ def test_classes_must_fit_the_network() -> None:
         sources.open_for(config, 'train')
 
 
-def test_fingerprint_tells_data_apart() -> None:
-    train = sources.open_source(config_of('digits', '', channels=1), 'train')
-    test = sources.open_source(config_of('digits', '', channels=1), 'eval')
-    assert sources.fingerprint(train) != sources.fingerprint(test)
-    assert sources.fingerprint(test) == sources.fingerprint(test)
-
-
 def test_scenes_are_a_function_of_their_index(tmp_path: pathlib.Path) -> None:
     digit = np.zeros((28, 28), np.uint8)
     digit[4:24, 12:16] = 255

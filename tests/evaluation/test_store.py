@@ -1,17 +1,21 @@
 """A killed evaluation goes on from what it kept; ensembles average what their members kept."""
 
+import pathlib
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
 from cnn_arch import models
+from cnn_arch.data import fingerprint
 from cnn_arch.data.sources import Example
+from cnn_arch.errors import UserError
 from cnn_arch.evaluation import evaluate as evaluation
 from cnn_arch.evaluation import store as stores
 from cnn_arch.evaluation.evaluate import evaluate
 from cnn_arch.evaluation.result import ensemble
-from cnn_arch.evaluation.store import COUNTED, SKIPPED, Store
+from cnn_arch.evaluation.store import COUNTED, SKIPPED, Store, check_unchanged
 from tests.evaluation.common import CLASSES, Pictures, mesh_of, random_variables, small_config
 
 SIZES = [(40, 40 + n) for n in range(30)]
@@ -81,36 +85,170 @@ def test_goes_on_where_it_was_killed(setting, tmp_path, monkeypatch):
     assert str(again) == str(expected)
 
 
-@pytest.mark.parametrize('damage', ['progress.npz', 'posteriors.npy'])
-def test_damaged_files_are_begun_anew(tmp_path, damage):
-    store = Store(tmp_path, 5, CLASSES)
-    store.add(2, 1, np.full(CLASSES, 1 / CLASSES, np.float32))
+IMAGES = 6
+
+
+@pytest.fixture
+def kept(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A store of six images, four of them finished."""
+    folder = tmp_path / 'kept'
+    store = Store(folder, IMAGES, CLASSES)
+    rows = np.random.default_rng(0).dirichlet(np.ones(CLASSES), IMAGES).astype(np.float32)
+    for index in (0, 2, 3, 5):
+        store.add(index, index % CLASSES, rows[index])
+    store.add(4, 4, None)
     store.save()
-    assert Store(tmp_path, 5, CLASSES).states.tolist() == [0, 0, COUNTED, 0, 0]
-    data = (tmp_path / damage).read_bytes()
-    (tmp_path / damage).write_bytes(data[: len(data) // 3])
-    assert Store(tmp_path, 5, CLASSES).states.tolist() == [0] * 5
+    again = Store(folder, IMAGES, CLASSES)
+    assert again.states.tolist() == [COUNTED, 0, COUNTED, COUNTED, 0, COUNTED]
+    assert again.labels.tolist() == [0, 0, 2, 3, 0, 5]
+    np.testing.assert_array_equal(again.posteriors[[0, 2, 3, 5]], rows[[0, 2, 3, 5]])
+    return folder
 
 
-def test_other_data_is_begun_anew(tmp_path):
-    store = Store(tmp_path, 5, CLASSES)
-    store.add(2, 1, np.zeros(CLASSES, np.float32))
+def array_of(folder: pathlib.Path) -> np.ndarray:
+    return np.load(folder / stores.ROWS)
+
+
+def other_label(folder: pathlib.Path) -> None:
+    data = bytearray((folder / stores.PROGRESS).read_bytes())
+    data[stores.NOTE.itemsize * 2 + 1] ^= 1
+    (folder / stores.PROGRESS).write_bytes(data)
+
+
+def other_state(folder: pathlib.Path) -> None:
+    data = bytearray((folder / stores.PROGRESS).read_bytes())
+    data[stores.NOTE.itemsize] = COUNTED
+    (folder / stores.PROGRESS).write_bytes(data)
+
+
+def cut(name: str):
+    def change(folder: pathlib.Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: 2 * len(data) // 3])
+
+    return change
+
+
+def saved(change):
+    return lambda folder: np.save(folder / stores.ROWS, change(array_of(folder)))
+
+
+# What is wrong with the whole, and a part of what is said of it.
+DAMAGES = {
+    'float64': (saved(lambda rows: rows.astype(np.float64)), 'not the dtype and shape'),
+    'int32': (saved(lambda rows: rows.view(np.int32)), 'not the dtype and shape'),
+    'big-endian': (saved(lambda rows: rows.astype('>f4')), 'not the dtype and shape'),
+    'fewer images': (saved(lambda rows: rows[:-1]), 'not the dtype and shape'),
+    'transposed': (saved(lambda rows: rows.T), 'not the dtype and shape'),
+    'columns first': (saved(np.asfortranarray), 'not the dtype and shape'),
+    'rows cut off': (cut(stores.ROWS), 'not complete'),
+    'no rows': (lambda folder: (folder / stores.ROWS).unlink(), 'No such file'),
+    'progress cut off': (cut(stores.PROGRESS), 'progress is not what was written'),
+    'no progress': (lambda folder: (folder / stores.PROGRESS).write_bytes(b''), 'not what was'),
+    'another label': (other_label, 'progress is not what was written'),
+    'another state': (other_state, 'progress is not what was written'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_what_is_damaged_is_begun_anew(kept, caplog, damage: str) -> None:
+    change, reason = DAMAGES[damage]
+    change(kept)
+    store = Store(kept, IMAGES, CLASSES)
+    assert not store.states.any()
+    assert not store.labels.any()
+    assert not store.posteriors.any()
+    (line,) = caplog.text.splitlines()
+    assert reason in line
+    assert str(kept) in line
+    store.add(1, 1, np.ones(CLASSES, np.float32))
     store.save()
-    for images, classes in ((6, CLASSES), (5, CLASSES + 1)):
-        assert not Store(tmp_path, images, classes).states.any()
+    assert Store(kept, IMAGES, CLASSES).states.tolist() == [0, COUNTED, 0, 0, 0, 0]
 
 
-def test_skipped_images_stay_skipped(setting, tmp_path):
+def flip(rows: np.ndarray) -> None:
+    rows.view(np.uint32)[:] ^= np.eye(*rows.shape, dtype=np.uint32)
+
+
+def swap(rows: np.ndarray) -> None:
+    rows[[0, 2]] = rows[[2, 0]]
+
+
+ROWS_CHANGED = {
+    'zeros': (lambda rows: rows[2].fill(0), [2]),
+    'one bit': (flip, [0, 2, 3, 5]),
+    'not a number': (lambda rows: rows[3:].fill(np.nan), [3, 5]),
+    'two change places': (swap, [0, 2]),
+    'what is not finished': (lambda rows: rows[1].fill(1), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('change', ROWS_CHANGED)
+def test_rows_that_are_damaged_are_measured_again_and_no_others(kept, caplog, change: str) -> None:
+    alter, lost = ROWS_CHANGED[change]
+    before = array_of(kept)
+    rows = before.copy()
+    alter(rows)
+    np.save(kept / stores.ROWS, rows)
+    store = Store(kept, IMAGES, CLASSES)
+    left = sorted({0, 2, 3, 5} - {*lost})
+    assert np.flatnonzero(store.states).tolist() == left
+    np.testing.assert_array_equal(store.posteriors[left], before[left])
+    said = [f'{len(lost)} of 4 rows of posteriors.npy are not what was written'] if lost else []
+    assert len(caplog.records) == len(said)
+    assert all(text in caplog.text for text in said)
+
+
+def test_an_answer_under_another_name_is_none(kept, caplog) -> None:
+    """The key is the folder's name: what was copied there answers another question."""
+    copy = shutil.copytree(kept, kept.with_name('other'))
+    assert not Store(copy, IMAGES, CLASSES).states.any()
+    assert 'progress is not what was written' in caplog.text
+
+
+def test_other_data_is_begun_anew(kept) -> None:
+    for images, classes in ((IMAGES + 1, CLASSES), (IMAGES, CLASSES + 1)):
+        copy = shutil.copytree(kept, kept.with_name(f'{images}_{classes}'))
+        assert not Store(copy, images, classes).states.any()
+
+
+def test_skipped_images_are_tried_again(setting, tmp_path):
+    """An image that did not decode may decode the next time."""
     config, model, variables, mesh = setting
     config = config.copy_and_resolve_references()
     config.data.on_bad_image = 'skip'
+    expected = evaluate(model, variables, Counting(), config, mesh)
     source = Counting()
-    source.examples[4] = Example(b'no picture', 0, 'bad')
+    good, source.examples[4] = source.examples[4], Example(b'no picture', 0, 'bad')
     for _ in range(2):
+        source.read.clear()
         store = Store(tmp_path, 30, CLASSES)
         result = evaluate(model, variables, source, config, mesh, store=store)
         assert result.images == '29 of 30'
         assert store.states[4] == SKIPPED
+        assert not Store(tmp_path, 30, CLASSES).complete
+    assert source.read == {4}
+    source.examples[4] = good
+    result = evaluate(model, variables, source, config, mesh, store=Store(tmp_path, 30, CLASSES))
+    assert result.images == '30'
+    np.testing.assert_array_equal(result.classes, expected.classes)
+    assert Store(tmp_path, 30, CLASSES).complete
+
+
+def test_pictures_that_change_meanwhile(setting, tmp_path, monkeypatch):
+    """What was said of some before and of others after the change is kept under neither name."""
+    config, model, variables, mesh = setting
+    source = Counting()
+    data = fingerprint.identity(source)
+    store = Store(tmp_path, 30, CLASSES)
+    evaluate(model, variables, source, config, mesh, store=store)
+    check_unchanged(source, data, store)
+    assert Store(tmp_path, 30, CLASSES).complete
+    source.examples[17] = Example(source.examples[16].image, 0, 'picture17')
+    with pytest.raises(UserError, match='pictures were changed while they were evaluated'):
+        check_unchanged(source, data, store)
+    store.save()
+    assert not Store(tmp_path, 30, CLASSES).states.any()
 
 
 def test_folder_that_cannot_be_written(tmp_path, caplog):
