@@ -7,7 +7,9 @@
 
 `--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
 `--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
-image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
+image; `file` is its path below the split's folder. Classes are matched to the network's by name:
+other ones are an error, fewer are not. A number over an incomplete split says so: `n = 300 of
+50,000`. User errors exit with 2.
 What the network said of each image is kept in DIR/evaluations: the same command goes on where it
 was killed, and once done it answers at once.
 
@@ -55,7 +57,10 @@ def main(argv: list[str]) -> int:
 
     folder = args.workdir or args.weights
     (source,) = preflight.run(
-        config, folder, lambda: [sources.open_for(config, 'eval')], writes=False
+        config,
+        folder,
+        lambda: [sources.open_for(config, 'eval', trained.classes_of(folder), folder)],
+        writes=False,
     )
     found = trained.find(folder, args.step)
     found.check(config)

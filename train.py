@@ -2,7 +2,8 @@
 
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
-The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
+The workdir receives config.json, classes.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and
+result.json. The training data names the classes; evaluation data is matched to them by name.
 The same command goes on where the run stopped. Ctrl-C or SIGTERM saves a checkpoint and exits with
 75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3, a disk
 that is full with 74.
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     train_source, eval_source = preflight.run(
         config,
         args.workdir,
-        lambda: [sources.open_for(config, split) for split in ('train', 'eval')],
+        lambda: sources.open_both(config),
     )
 
     devices = mesh.create_mesh(config.mesh)
@@ -48,7 +49,9 @@ def main(argv: list[str]) -> int:
     train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
     with_curvature = steps.compile_curvature(model, config, devices)
     protocols.resolve(config)  # an impossible protocol ends the run here, not after an epoch
-    workdir.open_workdir(args.workdir, config)
+    if not checkpoint.steps(args.workdir):
+        initial.check_classes(config, train_source)
+    workdir.open_workdir(args.workdir, config, train_source.classes)
 
     with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
         if checkpoints.latest is None:

@@ -22,7 +22,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from cnn_arch import commands, configuration, mesh, models
-from cnn_arch.data import sources
+from cnn_arch.data import classes, sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
 from cnn_arch.evaluation.evaluate import evaluate
@@ -41,6 +41,10 @@ TRAINING_KEYS = ('data.augment.crop', 'data.augment.scale_min', 'data.augment.sc
 class Trained(Protocol):
     """A network on disk, see cnn_arch.weights.trained."""
 
+    @property
+    def classes(self) -> classes.Names | None: ...
+    @property
+    def folder(self) -> pathlib.Path: ...
     def digest(self) -> str: ...
     def adapt(self, config: ml_collections.ConfigDict) -> None: ...
     def restore(self, config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]: ...
@@ -195,9 +199,9 @@ class Runner:
 
     def _measure(self, trained: Trained, config: ml_collections.ConfigDict) -> Measured:
         plan = protocols.resolve(config)
-        name = key(trained, config, plan, self._source(config)[1])
+        name = key(trained, config, plan, self._source(trained, config)[1])
         if name not in self._results:
-            self._keep(name, self._evaluate(trained, config, self._store(name, config)))
+            self._keep(name, self._evaluate(trained, config, self._store(name, trained, config)))
         scales = ', '.join(map(str, plan.scales))
         return Measured(**self._results[name], protocol=f'{plan.protocol} at {scales}')
 
@@ -205,25 +209,26 @@ class Runner:
         """Posteriors averaged over networks; those that a member's own row has kept serve."""
         plans = [protocols.resolve(config) for _, config in networks]
         names = [
-            key(trained, config, plan, self._source(config)[1])
+            key(trained, config, plan, self._source(trained, config)[1])
             for (trained, config), plan in zip(networks, plans, strict=True)
         ]
+        _require_same_classes([trained for trained, _ in networks])
         together = hashlib.sha256(' '.join(sorted(names)).encode()).hexdigest()[:32]
         if together not in self._results:
             stores = []
             for name, (trained, config) in zip(names, networks, strict=True):
-                stores.append(self._store(name, config))
+                stores.append(self._store(name, trained, config))
                 if not stores[-1].complete:
                     self._keep(name, self._evaluate(trained, config, stores[-1]))
-            source = self._source(networks[0][1])[0]
+            source = self._source(*networks[0])[0]
             self._keep(together, ensemble(stores, plans[0].protocol, source.complete))
         used = ', '.join(dict.fromkeys(plan.protocol for plan in plans))
         protocol = f'{used}, {len(networks)} networks'
         return Measured(**self._results[together], protocol=protocol)
 
-    def _store(self, name: str, config: ml_collections.ConfigDict) -> Store:
+    def _store(self, name: str, trained: Trained, config: ml_collections.ConfigDict) -> Store:
         assert self._cache is not None  # without a folder of networks there is nothing to run
-        images = len(self._source(config)[0])
+        images = len(self._source(trained, config)[0])
         return Store(self._cache.parent / POSTERIORS / name, images, config.model.num_classes)
 
     def _evaluate(
@@ -234,7 +239,7 @@ class Runner:
             devices = mesh.create_mesh(config.mesh)
             mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
             variables = trained.restore(config, devices)
-            source = self._source(config)[0]
+            source = self._source(trained, config)[0]
             return evaluate(
                 models.build(config.model), variables, source, config, devices, store=store
             )
@@ -248,11 +253,14 @@ class Runner:
         }
         self._remember()
 
-    def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, str]:
-        data = config.data
-        name = repr((data.source, data.dir, data.eval_split, data.channels))
+    def _source(
+        self, trained: Trained, config: ml_collections.ConfigDict
+    ) -> tuple[sources.Source, str]:
+        """The images, numbered as the network numbers its classes, and what tells them apart."""
+        data, names = config.data, trained.classes
+        name = repr((data.source, data.dir, data.eval_split, data.channels, names))
         if name not in self._sources:
-            source = sources.open_for(config, 'eval')
+            source = sources.open_for(config, 'eval', names, trained.folder)
             self._sources[name] = (source, sources.fingerprint(source))
         return self._sources[name]
 
@@ -296,6 +304,15 @@ def _verdict(label: str, worse: Line, better: Line) -> Verdict | None:
             ours = getattr(worse.measured, name), getattr(better.measured, name)
             return Verdict(label, metric, paper, ours, mark)
     return None
+
+
+def _require_same_classes(members: Sequence[Trained]) -> None:
+    """Raises UserError where the members of an ensemble number other classes, or otherwise."""
+    known = [member for member in members if member.classes is not None]
+    for member in known[1:]:
+        classes.require_same(
+            member.classes or (), str(member.folder), known[0].classes or (), str(known[0].folder)
+        )
 
 
 def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
