@@ -7,7 +7,9 @@
 
 `--protocol` is a key of cnn_arch/evaluation/protocols.py (default: the config's eval.protocol);
 `--predictions=FILE.csv` writes `file,label,class1..class5,probability1..probability5`, one line per
-image. A number over an incomplete split says so: `n = 300 of 50,000`. User errors exit with 2.
+image; `file` is its path below the split's folder. Classes are matched to the network's by name:
+other ones are an error, fewer are not. A number over an incomplete split says so: `n = 300 of
+50,000`. User errors exit with 2.
 What the network said of each image is kept in DIR/evaluations: the same command goes on where it
 was killed, and once done it answers at once.
 
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
 
     preflight.begin(vars(args), config)
     source, data = preflight.agree(
-        'data', lambda: opened(config), lambda made: {'test set': made[1]}
+        'data', lambda: opened(args, config), lambda made: {'test set': made[1]}
     )
     networks = preflight.agree('networks', lambda: chosen(args, config, typed, source), described)
     plan = protocols.resolve(config, args.protocol)
@@ -96,9 +98,12 @@ def check_typed(
     config_keys.check_typed(config, typed, (config_keys.TESTING,))
 
 
-def opened(config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any]]:
-    """The test split and its identity."""
-    source = sources.open_for(config, 'eval')
+def opened(
+    args: argparse.Namespace, config: ml_collections.ConfigDict
+) -> tuple[sources.Source, dict[str, Any]]:
+    """The test split, its classes numbered as the network's, and its identity."""
+    folder = args.workdir or args.weights
+    source = sources.open_for(config, 'eval', trained.classes_of(folder), folder)
     return source, fingerprint.identity(source)
 
 

@@ -2,8 +2,9 @@
 
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
-The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
-The same command goes on where the run stopped, and leaves a run that has ended as it is. Ctrl-C or
+The workdir receives config.json, classes.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and
+result.json. The training data names the classes; evaluation data is matched to them by name. The
+same command goes on where the run stopped, and leaves a run that has ended as it is. Ctrl-C or
 SIGTERM saves a checkpoint and exits with 75 (a second one leaves at once); user errors exit with 2,
 a loss that is not finite with 3, a disk that is full with 74.
 """
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     train_source, eval_source = preflight.train(
         config,
         args.workdir,
-        lambda: [sources.open_for(config, split) for split in ('train', 'eval')],
+        lambda: sources.open_both(config),
         lambda: initial.facts(config, args.workdir),
     )
 
@@ -53,7 +54,9 @@ def main(argv: list[str]) -> int:
     validation_is_the_test = validation.is_the_test(config)  # raises where one is impossible
     if report.told(args.workdir, config):
         return 0
-    workdir.open_workdir(args.workdir, config)
+    if not checkpoint.steps(args.workdir):
+        initial.check_classes(config, train_source)
+    workdir.open_workdir(args.workdir, config, train_source.classes)
 
     with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
         if checkpoints.latest is None:

@@ -169,7 +169,7 @@ def _abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, 
     data, size = config.data, config.train.batch_size
     side = max(data.augment.size, data.augment.scale_max)
     images = np.zeros((1, side, side, data.channels), np.uint8)
-    source = ArraySource('blank', config.model.num_classes, 1, images, np.zeros(1, np.int32))
+    source = ArraySource('blank', ('blank',), 1, images, np.zeros(1, np.int32))
     sample = host_batch(SampleReader(source, config), 1, slice(0, 1), 0)
     rows = meshes.batch_sharding(mesh)
     return {

@@ -123,8 +123,8 @@ def test_whole_images_and_blanks_beyond_the_classes(vgg, tmp_path, capsys, caplo
     )
     rows = read(path)
     assert [row['file'] for row in rows] == [
-        'bird0.JPEG', 'bird1.JPEG', 'cat0.JPEG', 'cat1.JPEG', 'cat2.JPEG', 'dog0.JPEG',
-        'dog1.JPEG', 'dog2.JPEG', 'dog3.JPEG',
+        'bird/bird0.JPEG', 'bird/bird1.JPEG', 'cat/cat0.JPEG', 'cat/cat1.JPEG', 'cat/cat2.JPEG',
+        'dog/dog0.JPEG', 'dog/dog1.JPEG', 'dog/dog2.JPEG', 'dog/dog3.JPEG',
     ]  # fmt: skip
     for row in rows:
         assert {row['class1'], row['class2'], row['class3']} == {'0', '1', '2'}

@@ -64,7 +64,7 @@ def test_replaced_pictures_are_in_the_log_of_the_run(
     assert (sum(counts[:2]), sum(counts[2:])) == (2, 2)  # each of the two once an epoch
     shown = [line for line in done.stdout.splitlines() if 'images replaced' in line]
     assert len(shown) == sum(count > 0 for count in counts)
-    for name in ('03.png', '15.png'):
+    for name in ('c3/03.png', 'c5/15.png'):
         assert done.stderr.count(f'replaced image {name}: not a picture') == 2
 
 
@@ -75,7 +75,7 @@ def test_a_worker_stops_the_run_with_the_pictures_name(damaged: list[str]) -> No
     lines = [line for line in done.stderr.splitlines() if line and 'resource_tracker' not in line]
     lines = [line for line in lines if not line.startswith('  warnings.warn')]
     assert len(lines) == 1, lines
-    assert re.match(r'error: image (03|15).png: not a picture .*on_bad_image=skip$', lines[0])
+    assert re.match(r'error: image (c3/03|c5/15).png: not a picture .*on_bad_image=skip$', lines[0])
 
 
 @pytest.mark.slow

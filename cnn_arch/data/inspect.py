@@ -21,11 +21,14 @@ from cnn_arch import commands, configuration
 from cnn_arch.arguments import Parser
 from cnn_arch.config_keys import check_read
 from cnn_arch.data import loader, preprocess, progress, sources
+from cnn_arch.data.classes import Names
 from cnn_arch.data.preparation import records
+from cnn_arch.data.wording import shown
 from cnn_arch.errors import UserError
 from configs import base
 
 CAPTION = 12  # pixels below a picture of the sheet
+LETTER = 6  # pixels, their width there
 SMALLEST_TILE = 96  # pixels; smaller inputs are shown enlarged
 PER_LINE = 10  # classes
 SHOWN = 10  # unreadable images that are named
@@ -57,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         f'input of the network, {len(inputs)} samples: mean {inputs.mean():.2f}, standard '
         f'deviation {inputs.std():.2f}, from {low:.2f} to {high:.2f}'
     )
-    contact_sheet(inputs, labels, config.data).save(args.sheet)
+    contact_sheet(inputs, labels, config.data, source.classes).save(args.sheet)
     print(f'contact sheet: {args.sheet}')
 
 
@@ -86,7 +89,7 @@ def describe(source: sources.Source, sample: int, side: int) -> Iterator[str]:
 
     part = f', {count:,} of them looked at' if count < len(source) else ''
     yield f'{source.name}: {len(source):,} images{part}, {source.num_classes:,} classes'
-    yield from _class_lines(labels, source.num_classes)
+    yield from _class_lines(labels, source.classes)
     known = sizes[:, 0] > 0
     if known.any():
         yield from _size_lines(sizes[known], [k for k, ok in zip(keys, known, strict=True) if ok])
@@ -99,16 +102,25 @@ def describe(source: sources.Source, sample: int, side: int) -> Iterator[str]:
         yield f'no picture at all: {len(unreadable):,} ({", ".join(unreadable[:SHOWN])}{more})'
 
 
-def _class_lines(labels: Counter[int], num_classes: int) -> Iterator[str]:
+def _class_lines(labels: Counter[int], names: Names) -> Iterator[str]:
     present = sorted(labels)
     counts = [labels[label] for label in present]
     yield (
         f'images per class: {min(counts):,} to {max(counts):,}, median {np.median(counts):,.0f}; '
-        f'{num_classes - len(present):,} classes without any'
+        f'{len(names) - len(present):,} classes without any'
     )
     for start in range(0, len(present), PER_LINE):
-        cells = [f'{label}: {labels[label]:,}' for label in present[start : start + PER_LINE]]
+        cells = [
+            f'{_called(label, names)}: {labels[label]:,}'
+            for label in present[start : start + PER_LINE]
+        ]
         yield '  ' + '  '.join(cell.ljust(10) for cell in cells).rstrip()
+
+
+def _called(label: int, names: Names) -> str:
+    """A class by number and name, where it has one."""
+    name = names[label]
+    return name if name == str(label) else f'{label} {shown(name)}'
 
 
 def _size_lines(sizes: np.ndarray, keys: list[str]) -> Iterator[str]:
@@ -132,7 +144,7 @@ def network_inputs(
 
 
 def contact_sheet(
-    inputs: np.ndarray, labels: np.ndarray, data: ml_collections.ConfigDict
+    inputs: np.ndarray, labels: np.ndarray, data: ml_collections.ConfigDict, names: Names
 ) -> Image.Image:
     """The inputs [N, H, W, C] in a square of tiles, mean and scale undone, each above its class.
 
@@ -152,7 +164,8 @@ def contact_sheet(
         picture = Image.fromarray(image[:, :, 0] if channels == 1 else image).convert('RGB')
         picture = picture.resize((tile[0], height * zoom), Image.Resampling.NEAREST)
         sheet.paste(picture, corner)
-        draw.text((corner[0] + 2, corner[1] + height * zoom), f'class {label}', fill='black')
+        caption = f'class {_called(label, names)}'[: tile[0] // LETTER]
+        draw.text((corner[0] + 2, corner[1] + height * zoom), caption, fill='black')
     return sheet
 
 

@@ -1,15 +1,26 @@
-"""Where images come from: a source is a sequence of labelled, still encoded images."""
+"""Where images come from: a source is a sequence of labelled, still encoded images.
 
+A class is its name (`Source.classes`); a label is the place of its name in that list. Training data
+brings the list; all that is tested later is numbered as the network is, by name.
+"""
+
+import copy
 import dataclasses
+import functools
 import gzip
+import logging
+import os
 import pathlib
 import struct
-from typing import Protocol
+from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
 
-from cnn_arch.data import digits, scenes, synsets
+from cnn_arch import cluster
+from cnn_arch.data import digits, folders, scenes, synsets
+from cnn_arch.data.classes import Names, require_known
+from cnn_arch.data.wording import escaped
 from cnn_arch.errors import UserError
 
 
@@ -25,12 +36,15 @@ class Example:
 class Source(Protocol):
     """Random access to the examples of one split; safe to read from several threads.
 
-    `complete` is the number of images of the whole split that the source stands for: a number over
-    fewer is marked as partial.
+    `classes` are the names of the classes, label k is the k-th. `complete` is the number of images
+    of the whole split that the source stands for: a number over fewer is marked as partial.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def classes(self) -> Names: ...
 
     @property
     def num_classes(self) -> int: ...
@@ -43,17 +57,29 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
-# Images of the public validation sets: errors over fewer are marked.
-COMPLETE = {'imagenet2012': 50_000, 'mnist': 10_000}
-IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
+# Images of public test sets, of which a part may be prepared: errors over fewer are marked.
+COMPLETE = {('imagenet2012', 'validation'): folders.VALIDATION_IMAGES, ('mnist', 'test'): 10_000}
+DIGITS = tuple(map(str, range(10)))  # the classes of digits, digits_scenes and mnist
+LARGEST_FILE = 2**29  # bytes of a picture file; ImageNet's largest has 15 MB
+
+
+class _Named:
+    """What follows from the names of the classes."""
+
+    classes: Names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
-class ArraySource:
+class ArraySource(_Named):
     """Images held in memory, uint8 [N, H, W, C] with labels [N]."""
 
     name: str
-    num_classes: int
+    classes: Names
     complete: int
     images: np.ndarray
     labels: np.ndarray
@@ -66,23 +92,45 @@ class ArraySource:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileSource:
-    """One picture file per image."""
+class FileSource(_Named):
+    """One picture file per image; `names` are their paths below `root`, and their keys.
+
+    `numbered`: its labels are class numbers, and nothing says what they are called. `remarks` says
+    what its folder holds besides.
+    """
 
     name: str
-    num_classes: int
+    classes: Names
     complete: int
-    files: list[pathlib.Path]
+    root: pathlib.Path
+    names: list[str]
     labels: list[int]
+    numbered: bool = False
+    remarks: str = ''
+
+    @functools.cached_property
+    def files(self) -> list[pathlib.Path]:
+        """Where the pictures lie, in order."""
+        return [self.root / name for name in self.names]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.files[index].read_bytes(), self.labels[index], self.files[index].name)
+        """Raises UserError where the file has gone, cannot be read or has over 512 MiB."""
+        path = os.path.join(self.root, self.names[index])
+        try:
+            with open(path, 'rb') as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > LARGEST_FILE:
+                    raise UserError(f'{escaped(path)}: {size:,} bytes are too many for a picture')
+                image = file.read()
+        except OSError as error:
+            raise UserError(f'{escaped(path)}: not readable: {error.strerror}') from error
+        return Example(image, self.labels[index], escaped(self.names[index]))
 
 
-class TfdsSource:
+class TfdsSource(_Named):
     """A tfds data set prepared as ArrayRecord, read without TensorFlow; images stay encoded."""
 
     def __init__(self, name: str, split: str, directory: str):
@@ -105,9 +153,13 @@ class TfdsSource:
                 'prepare it with `python -m cnn_arch.data.prepare`, or set data.dir'
             ) from error
         info = self._data.dataset_info
+        has_names = 'label' in info.features and hasattr(info.features['label'], 'names')
+        if 'image' not in info.features or not has_names:
+            raise UserError(f'data set {name!r} in {where} has no images with one label each')
         self.name = name
-        self.num_classes = info.features['label'].num_classes
-        self.complete = COMPLETE.get(name.split('/')[0].split(':')[0], 0)
+        self.classes = tuple(map(escaped, info.features['label'].names))
+        self.complete = _complete(name, split, info.splits, len(self._data))
+        self.numbers: list[int] | None = None  # of its classes, where a network has others
         self._has_name = 'file_name' in info.features
         # Files with the part of each that belongs to the split, and the files that describe them.
         self.shards = info.splits[split].file_instructions
@@ -120,45 +172,135 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         record = self._data[index]
         key = record['file_name'] if self._has_name else f'{self.name}[{index}]'
-        key = key.decode() if isinstance(key, bytes) else str(key)
-        return Example(record['image'], int(record['label']), key)
+        key = escaped(os.fsdecode(key))
+        label = int(record['label'])
+        return Example(record['image'], label if self.numbers is None else self.numbers[label], key)
+
+
+def _complete(name: str, split: str, splits: Any, size: int) -> int:
+    """Images of the split that `split`, as 'validation[:10%]', is taken from."""
+    base = split.partition('[')[0]
+    published = COMPLETE.get((name.split('/')[0].split(':')[0], base))
+    return published or (splits[base].num_examples if base in splits else size)
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """The source that `config.data` names, for `split` 'train' or 'eval'.
 
-    Raises UserError where the data is missing, empty, or has labels that do not fit.
+    The first process says what a folder holds that is not used. Raises UserError where the data is
+    missing, empty, or has labels that do not fit.
     """
+    source = _open(config, split)
+    _tell(source)
+    return source
+
+
+def _open(config: ml_collections.ConfigDict, split: str) -> Source:
     wanted = config.train_split if split == 'train' else config.eval_split
     if config.source == 'digits':
         return _digits(split, config.channels)
     if config.source == 'digits_scenes':
         folder = scenes.prepare(config.dir)
-        return _folder(folder, split, 'digits_scenes')
+        return dataclasses.replace(_folder(folder, split, 'digits_scenes'), numbered=False)
     if config.source == 'mnist' and any(pathlib.Path(config.dir or '.').glob('*-ubyte*')):
         return _mnist(pathlib.Path(config.dir), split)
     if config.source == 'folder':
+        if not config.dir:
+            raise UserError('data.source=folder needs the folder: --config.data.dir=DIR')
         return _folder(pathlib.Path(config.dir), wanted, 'folder')
     if config.source == 'mnist' and split == 'eval':
         wanted = 'test'
     return TfdsSource(config.source, wanted, config.dir)
 
 
-def open_for(config: ml_collections.ConfigDict, split: str) -> Source:
-    """`open_source`, checked against the network. Raises UserError where the classes differ."""
+def open_for(
+    config: ml_collections.ConfigDict,
+    split: str,
+    names: Names | None = None,
+    whose: object = 'the network',
+) -> Source:
+    """`open_source`, numbered as the network of `whose` numbers its classes, which are `names`.
+
+    Fewer classes than these are normal. Where the names are unknown (None) the count must be the
+    network's; labels that are bare numbers may end before it. Raises UserError that names the
+    difference.
+    """
     source = open_source(config.data, split)
-    if source.num_classes != config.model.num_classes:
+    if names is not None:
+        return numbered_as(source, names, str(whose))
+    return _of_count(source, config, split)
+
+
+def _of_count(source: Source, config: ml_collections.ConfigDict, split: str) -> Source:
+    known, wanted = source.num_classes, config.model.num_classes
+    if isinstance(source, FileSource) and source.numbered and split == 'eval' and known < wanted:
+        return dataclasses.replace(source, classes=tuple(map(str, range(wanted))))
+    if known != wanted:
         raise UserError(
-            f'{source.name} has {source.num_classes} classes, the network '
-            f'{config.model.num_classes}: set --config.model.num_classes={source.num_classes}'
+            f'{source.name} has {known} classes, the network {wanted}: '
+            f'set --config.model.num_classes={known}'
         )
     return source
+
+
+def open_both(config: ml_collections.ConfigDict) -> tuple[Source, Source]:
+    """What a run is trained on, and tested on: numbered by name as the first. Raises UserError."""
+    train, test = _open(config.data, 'train'), _open(config.data, 'eval')
+    _tell(train, test)
+    train = _of_count(train, config, 'train')
+    return train, numbered_as(test, train.classes, f'the training split of {place(train)}')
+
+
+def numbered_as(source: Source, names: Names, whose: str) -> Source:
+    """The source with the labels that `names` has for its classes, all of them being `classes`.
+
+    Bare numbers of a labels.txt are taken as they are by a network of ILSVRC's classes, whose order
+    is a public one. Raises UserError where the source has a class that is not among `names`.
+    """
+    if source.classes == names:
+        return source
+    if isinstance(source, FileSource) and source.numbered and len(source.classes) <= len(names):
+        if names == tuple(synsets.ilsvrc_2012()):
+            return dataclasses.replace(source, classes=names)
+        if set(source.classes) - set(names):
+            raise UserError(
+                f'{place(source)}: its labels.txt has class numbers, {whose} has classes by name: '
+                'put a synsets.txt beside it, whose line k names class k'
+            )
+    require_known(source.classes, place(source), names, whose)
+    numbers = [names.index(name) for name in source.classes]
+    if isinstance(source, ArraySource):
+        return dataclasses.replace(source, classes=names, labels=np.asarray(numbers)[source.labels])
+    if isinstance(source, FileSource):
+        labels = [numbers[label] for label in source.labels]
+        return dataclasses.replace(source, classes=names, labels=labels)
+    assert isinstance(source, TfdsSource)
+    result = copy.copy(source)
+    result.classes, result.numbers = names, numbers
+    return result
+
+
+def place(source: Source) -> str:
+    """How a message calls a source: its folder, if it is one."""
+    return str(source.root) if isinstance(source, FileSource) else source.name
+
+
+def _tell(*sources: Source) -> None:
+    """The first process says what there is to say of folders, once of each."""
+    found = [source for source in sources if isinstance(source, FileSource)]
+    lines = [f'{one.root}: {len(one):,} pictures; {one.remarks}' for one in found if one.remarks]
+    if len(found) == 2 and found[0].root == found[1].root:
+        lines.append(
+            f'{found[0].root} has no folders of splits: training and test pictures are the same'
+        )
+    for line in dict.fromkeys(lines) if cluster.process() == 0 else ():
+        logging.info('%s', line)
 
 
 def _digits(split: str, channels: int) -> ArraySource:
     images, labels = digits.load(split)
     images = np.repeat(images[..., None], channels, axis=-1)
-    return ArraySource('digits', 10, len(images), images, labels)
+    return ArraySource('digits', DIGITS, len(images), images, labels)
 
 
 def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
@@ -169,7 +311,7 @@ def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
         raise UserError(f'{folder}: {len(images)} {stem} images but {len(labels)} labels')
     if len(labels) == 0 or labels.max() > 9:
         raise UserError(f'{folder}/{stem}-labels-idx1-ubyte: a class above 9, or no image at all')
-    return ArraySource('mnist', 10, len(images) if split == 'train' else 10_000, images, labels)
+    return ArraySource('mnist', DIGITS, len(images) if split == 'train' else 10_000, images, labels)
 
 
 def _idx(folder: pathlib.Path, name: str, rank: int) -> np.ndarray:
@@ -192,63 +334,15 @@ def _idx(folder: pathlib.Path, name: str, rank: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _folder(root: pathlib.Path, split: str, name: str) -> FileSource:
-    """`<class>/*.JPEG`, or pictures plus `labels.txt`; in a sub-folder of the split, if any."""
-    if not root.is_dir():
-        raise UserError(f'data.dir = {str(root)!r}: no such folder')
-    for part in (split, {'validation': 'val', 'eval': 'val'}.get(split, split)):
-        if (root / part).is_dir():
-            root = root / part
-            break
-    if (root / 'labels.txt').exists():
-        files, labels, num_classes = _labelled_files(root)
-    else:
-        files, labels, num_classes = _class_folders(root)
-    if not files:
-        raise UserError(f'{root}: no pictures ({", ".join(IMAGE_SUFFIXES)}) in class folders')
-    # Of ILSVRC's classes, anything smaller than its validation set is a part of it.
-    is_part = name == 'folder' and num_classes == 1000
-    return FileSource(name, num_classes, COMPLETE['imagenet2012'] if is_part else len(files), files,
-                      labels)  # fmt: skip
-
-
-def _labelled_files(root: pathlib.Path) -> tuple[list[pathlib.Path], list[int], int]:
-    files, labels = [], []
-    for number, line in enumerate((root / 'labels.txt').read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f'{root / "labels.txt"}, line {number}'
-        name, _, label = line.strip().rpartition(' ')
-        if not name or not label.isdecimal():
-            raise UserError(f'{where}: expected `file class`, got {line.strip()!r}')
-        inside = [root / name, root / 'images' / name]
-        path = next((p for p in inside if p.is_file()), None)
-        if path is None:
-            raise UserError(f'{where}: no such picture: {name}')
-        if root.resolve() not in path.resolve().parents:
-            raise UserError(f'{where}: {name} lies outside {root}')
-        files.append(path)
-        labels.append(int(label))
-    top = max(labels, default=0)
-    if top >= 1000:
-        raise UserError(f'{root / "labels.txt"}: class {top} is out of range, 0 to 999')
-    num_classes = 1000 if any('ILSVRC2012' in f.name for f in files) else top + 1
-    return files, labels, num_classes
-
-
-def _class_folders(root: pathlib.Path) -> tuple[list[pathlib.Path], list[int], int]:
-    """Class folders in sorted order; WordNet ids get their ILSVRC class when all are known."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir())
-    known = synsets.read(root / 'synsets.txt') if (root / 'synsets.txt').exists() else (
-        synsets.ilsvrc_2012())  # fmt: skip
-    ilsvrc = {wnid: index for index, wnid in enumerate(known)}
-    named = {p.name for p in folders}
-    classes = ilsvrc if named and named <= set(ilsvrc) and len(ilsvrc) == 1000 else {
-        p.name: index for index, p in enumerate(folders)}  # fmt: skip
-    files, labels = [], []
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                files.append(path)
-                labels.append(classes[folder.name])
-    return files, labels, len(classes)
+def _folder(directory: pathlib.Path, split: str, name: str) -> FileSource:
+    found = folders.read(directory, split)
+    return FileSource(
+        name,
+        found.classes,
+        found.complete,
+        found.root,
+        found.names,
+        found.labels,
+        found.numbered,
+        found.remarks,
+    )

@@ -3,10 +3,42 @@
 import functools
 import pathlib
 
+from cnn_arch.data.wording import shown
+from cnn_arch.errors import UserError
+
+LARGEST = 2**24  # bytes; ImageNet's 21,841 synsets with all their words are 2 MB
+
 
 def read(path: pathlib.Path) -> list[str]:
-    """The ids of a `synsets.txt`: the first word of each line, line k is class k."""
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    """The ids of a `synsets.txt`: the first word of each line, line k is class k.
+
+    Raises UserError for an id that stands there twice, and for what is no file of UTF-8 text of at
+    most 16 MiB.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: not a file')
+    if path.stat().st_size > LARGEST:
+        raise UserError(f'{path}: {path.stat().st_size:,} bytes are no list of classes')
+    try:
+        lines = path.read_text('utf-8-sig').split('\n')
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f'{path}: not UTF-8 text (byte {error.start:,}); save it as UTF-8'
+        ) from None
+    except OSError as error:
+        raise UserError(f'{path}: not readable: {error.strerror}') from error
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            name = line.split(maxsplit=1)[0]
+            if name in first:
+                raise UserError(
+                    f'{path}: {shown(name)} stands in line {number} and in line {first[name]}'
+                )
+            first[name] = number
+    if not first:
+        raise UserError(f'{path}: empty; it names the classes, one per line')
+    return list(first)
 
 
 @functools.cache

@@ -15,6 +15,9 @@ STUDY is one of
   invariance   figure 5: translation, scale, rotation [--layers=conv1,fc7] [--images=0-4]
   evolution    figure 4: maps over the saved steps of --workdir [--layers] [--maps] [--method]
 
+occlusion and invariance ask for the probability of each picture's class: the classes of the data
+must be the network's, by name. Any pictures serve the others.
+
 --out then holds index.html, which opens from disk, and its pictures. Weights imported with
 --partial serve as far as they reach. AlexNet, ZFNet, VGG and GoogLeNet have deconvnets; of the
 other networks --method=gradient shows gradients. `STUDY --help` explains its options.

@@ -49,9 +49,16 @@ class Request:
             for name, fields in layers.items()
         }  # fmt: skip
 
-    def pictures(self) -> Pictures:
-        """Of the source's evaluation split."""
-        return Pictures(sources.open_source(self.config.data, 'eval'), self.config)
+    def pictures(self, by_class: bool = False) -> Pictures:
+        """Of the source's evaluation split; any will do, unless `by_class` asks for the network's.
+
+        Raises UserError that names the difference where the classes are others.
+        """
+        found = self.found
+        if not by_class or (isinstance(found, trained.Weights) and found.missing):
+            return Pictures(sources.open_source(self.config.data, 'eval'), self.config)
+        source = sources.open_for(self.config, 'eval', found.classes, found.folder)
+        return Pictures(source, self.config)
 
     def images(self, pictures: Pictures) -> list[int]:
         """Those that --images chooses."""
@@ -141,7 +148,7 @@ def _occlusion(request: Request) -> Write:
     if not 1 <= square < network.size:
         raise UserError(f'--square={square}: the images have {network.size} pixels a side')
     layer = list(request.layers(args.layer))[-1]
-    pictures = request.pictures()
+    pictures = request.pictures(by_class=True)
     images = request.images(pictures)
     subject = request.subject(pictures)
     return lambda page: occlusion.write(
@@ -162,7 +169,7 @@ def _invariance(request: Request) -> Write:
     known = list(request.network.fields(request.stored()))
     hidden = [name for name in known if name != LOGITS]
     names = list(request.layers(request.args.layers or f'{hidden[0]},{hidden[-1]}'))
-    pictures = request.pictures()
+    pictures = request.pictures(by_class=True)
     images = request.images(pictures)
     subject = request.subject(pictures)
     return lambda page: invariance.write(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from cnn_arch import commands, config_keys, configuration, mesh, models
 from cnn_arch.commands import flatten
-from cnn_arch.data import fingerprint, sources
+from cnn_arch.data import classes, fingerprint, sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import keys, protocols
 from cnn_arch.evaluation.evaluate import evaluate
@@ -35,6 +35,10 @@ TRAINING_KEYS = ('data.augment.crop', 'data.augment.scale_min', 'data.augment.sc
 class Trained(Protocol):
     """A network on disk, see cnn_arch.weights.trained."""
 
+    @property
+    def classes(self) -> classes.Names | None: ...
+    @property
+    def folder(self) -> pathlib.Path: ...
     def digest(self) -> str: ...
     def described(self, config: ml_collections.ConfigDict) -> str: ...
     def departures(self, row: Row, config: ml_collections.ConfigDict) -> list[str]: ...
@@ -208,7 +212,7 @@ class Runner:
             'arrays': trained.digest(),
             'files': trained.checked(),
             'settings': fingerprint.digest_of(f'{k} {v}' for k, v in flatten(config).items()),
-            **{f'data, {key}': value for key, value in self._source(config)[1].items()},
+            **{f'data, {key}': value for key, value in self._source(trained, config)[1].items()},
         }
         return {prefix + key: value for key, value in found.items()}
 
@@ -317,14 +321,15 @@ class Runner:
 
     def _average(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Result:
         """Posteriors averaged over networks, or those of one."""
+        _require_same_classes([trained for trained, _ in networks])
         stores = [self._evaluated(trained, config) for trained, config in networks]
-        source = self._source(networks[0][1])[0]
+        source = self._source(*networks[0])[0]
         return ensemble(stores, protocols.resolve(networks[0][1]).protocol, source.complete)
 
     def _evaluated(self, trained: Trained, config: ml_collections.ConfigDict) -> Store:
         """What a network said of each image: kept by an earlier call, or computed now."""
         assert self._cache is not None  # without a folder of networks there is nothing to run
-        source, data = self._source(config)
+        source, data = self._source(trained, config)
         name = keys.key(trained, config, protocols.resolve(config), data)
         if name not in self._stores:
             folder = self._cache / POSTERIORS / name
@@ -340,16 +345,19 @@ class Runner:
             devices = mesh.create_mesh(config.mesh)
             mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)
             variables = trained.restore(config, devices)
-            source, data = self._source(config)
+            source, data = self._source(trained, config)
             evaluate(models.build(config.model), variables, source, config, devices, store=store)
             check_unchanged(source, data, store)
 
-    def _source(self, config: ml_collections.ConfigDict) -> tuple[sources.Source, dict[str, Any]]:
-        data = config.data
-        classes = config.model.num_classes
-        name = repr((data.source, data.dir, data.eval_split, data.channels, classes))
+    def _source(
+        self, trained: Trained, config: ml_collections.ConfigDict
+    ) -> tuple[sources.Source, dict[str, Any]]:
+        """The images, numbered as the network numbers its classes, and what tells them apart."""
+        data, names = config.data, trained.classes
+        count = config.model.num_classes
+        name = repr((data.source, data.dir, data.eval_split, data.channels, count, names))
         if name not in self._sources:
-            source = sources.open_for(config, 'eval')
+            source = sources.open_for(config, 'eval', names, trained.folder)
             self._sources[name] = (source, fingerprint.identity(source))
         return self._sources[name]
 
@@ -392,6 +400,15 @@ def _verdict(label: str, worse: Line, better: Line, difference: float | None) ->
             ours = getattr(worse.measured, name), getattr(better.measured, name)
             return Verdict(label, metric, paper, ours, mark, departing=departing)
     return None
+
+
+def _require_same_classes(members: Sequence[Trained]) -> None:
+    """Raises UserError where the members of an ensemble number other classes, or otherwise."""
+    known = [member for member in members if member.classes is not None]
+    for member in known[1:]:
+        classes.require_same(
+            member.classes or (), str(member.folder), known[0].classes or (), str(known[0].folder)
+        )
 
 
 def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What a run leaves in its workdir beside the checkpoints.
 
 config.json     the resolved configuration
+classes.json    the names of the classes in their order, written once
 metrics.jsonl   one line per report: step, epoch, seconds since the run began (of all its starts
                 together), and what was measured: in training, in a validation, in the final test
 tensorboard/    the same as TensorBoard events, made from it anew at each start
@@ -8,6 +9,7 @@ result.json     how the run ended; there is none while it goes on
 """
 
 import json
+import logging
 import os
 import pathlib
 import time
@@ -18,6 +20,7 @@ import ml_collections
 from tensorboardX import SummaryWriter
 
 from cnn_arch.commands import flatten
+from cnn_arch.data import classes
 from cnn_arch.errors import UserError
 from cnn_arch.training import checkpoint, manifest
 
@@ -30,13 +33,17 @@ MEASURED = ('top1_error', 'top5_error', 'images', 'complete')
 # In each line of metrics.jsonl, also where a step has one of training and one of an evaluation.
 WITH_EACH = ('epoch', 'seconds', 'seconds_evaluating')
 RESULT, METRICS, BOARD = 'result.json', 'metrics.jsonl', 'tensorboard'
+CLASSES = 'classes.json'
 
 
-def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Creates the folder with its config.json, or checks that the run in it can go on.
+def open_workdir(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, names: classes.Names = ()
+) -> None:
+    """Creates the folder with config.json and classes.json, or checks that its run can go on.
 
-    Raises UserError that names the key where the run in it has another architecture, seed or
-    batch size. Other changed keys are printed and hold from now on.
+    `names` are the classes of the training data; () keeps none. Raises UserError that names the key
+    where the run in it has another architecture, seed or batch size, and the class where it has
+    others. Other changed keys are printed and hold from now on.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -44,6 +51,7 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         raise UserError(f'--workdir={workdir}: {error.strerror}') from error
     path = workdir / 'config.json'
     new = _plain(config)
+    old, kept = None, read_classes(workdir)
     if path.exists():
         old = flatten(read_config(workdir))
         # The architecture first: where it differs, that is what the user wants to hear.
@@ -58,10 +66,25 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
                 raise UserError(f'{workdir} holds a run with {change}: choose another --workdir')
             if jax.process_index() == 0:
                 print(f'changed since the last start: {change}')
-        if old == new:
-            return
+        if names and kept is None and jax.process_index() == 0:
+            logging.warning('%s', unnamed(workdir, len(names)))
+    if names and kept is not None:
+        classes.require_same(names, 'the training data', kept, f'the run in {workdir}')
     if jax.process_index() == 0:
-        write_json(path, json.loads(config.to_json_best_effort()))
+        if old != new:
+            write_json(path, json.loads(config.to_json_best_effort()))
+        if names and kept is None:
+            write_json(workdir / CLASSES, list(names))
+
+
+def read_classes(workdir: pathlib.Path) -> classes.Names | None:
+    """The class names of the run in a workdir; None where it kept none. Raises UserError."""
+    return classes.read(workdir / CLASSES)
+
+
+def unnamed(folder: pathlib.Path, count: int) -> str:
+    """What there is to say of a network that was made before class names were kept."""
+    return f'{folder} has kept no class names: its {count:,} classes are compared by count alone'
 
 
 def finished(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:

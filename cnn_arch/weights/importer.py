@@ -2,7 +2,8 @@
 
 The folder holds `arrays/` (Orbax: params and batch_stats) and `weights.json`: where the weights are
 from, what they read (channel order, mean, scale, resize rule, interpolation), the configuration
-keys they ask for, what was changed on the way, and which layers are missing.
+keys they ask for, the names of their classes, what was changed on the way, and which layers are
+missing.
 
 One rule for colours: every network of this project reads RGB. Of weights that were trained on BGR
 the first convolution's input channels are reversed here, once, and weights.json says so.
@@ -25,6 +26,7 @@ import numpy as np
 from cnn_arch import commands, configuration, models
 from cnn_arch.commands import flatten
 from cnn_arch.config_keys import no_effect
+from cnn_arch.data import synsets
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
@@ -82,6 +84,7 @@ def import_weights(
         'config': name,
         **_facts(recipe, config, keys),
         **found,
+        'classes': _classes(config, found['missing']),
     }
     _write(to, variables, record)
     return record
@@ -206,6 +209,15 @@ def _facts(
         'network': {key: value for key, value in leaves.items() if key.startswith('model.')},
         'training': {key: leaves[key] for key in TRAINING_KEYS},
     }
+
+
+def _classes(config: ml_collections.ConfigDict, missing: Sequence[str]) -> list[str] | None:
+    """The names of the classes: every public network of 1,000 has ILSVRC's, in their order.
+
+    None for others, and where the classifier may be what is missing.
+    """
+    ilsvrc = synsets.ilsvrc_2012()
+    return ilsvrc if config.model.num_classes == len(ilsvrc) and not missing else None
 
 
 def _write(folder: pathlib.Path, variables: dict[str, Any], record: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ import ml_collections
 from jax.sharding import Mesh
 
 from cnn_arch.commands import flatten
+from cnn_arch.data import classes
+from cnn_arch.data.sources import Source, place
 from cnn_arch.errors import UserError
 from cnn_arch.training import checkpoint, parameters
 from cnn_arch.training.step import TrainState
@@ -49,6 +51,21 @@ def facts(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
         return {}
     source = trained.find(pathlib.Path(config.init_from))
     return {'init_from': trained.facts(source)}
+
+
+def check_classes(config: ml_collections.ConfigDict, train: Source) -> None:
+    """Raises UserError that names the class where `config.init_from` has others than the data.
+
+    Weights that lack layers have no say: their classifier may be what is missing.
+    """
+    if not config.init_from:
+        return
+    source = trained.find(pathlib.Path(config.init_from))
+    if isinstance(source, Weights) and source.missing:
+        return
+    names = source.classes
+    if names is not None:
+        classes.require_same(train.classes, place(train), names, f'init_from = {source.folder}')
 
 
 def _check_meaning(source: trained.Trained, config: ml_collections.ConfigDict) -> None:

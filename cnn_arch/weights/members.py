@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from cnn_arch.commands import flatten
+from cnn_arch.data import classes
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import UserError
 from cnn_arch.weights.departures import complete
@@ -19,7 +20,7 @@ def settings_like(
 ) -> ml_collections.ConfigDict:
     """The configuration of a network that is tested on `source` as the one of `config` is.
 
-    Raises UserError where the network has other classes.
+    Raises UserError where the network has other classes, or the same in another order.
     """
     made = member.made if isinstance(member, Run) else member.record['network'] | (
         member.record['training'] | member.record['keys']
@@ -35,6 +36,9 @@ def settings_like(
             f'--with={member.folder}: its network has {settings.model.num_classes} classes, '
             f'{source.name} has {source.num_classes}'
         )
+    if member.classes is not None:
+        theirs, where = member.classes, f'--with={member.folder}'
+        classes.require_same(theirs, where, source.classes, 'the first network')
     return settings
 
 

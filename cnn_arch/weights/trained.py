@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
+from cnn_arch import cluster, models
 from cnn_arch import mesh as meshes
-from cnn_arch import models
 from cnn_arch.commands import as_typed, flatten
+from cnn_arch.data import classes
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
@@ -46,6 +48,11 @@ class Run:
     def label(self) -> str:
         """How a result calls it."""
         return f'step {self.step:,}'
+
+    @property
+    def classes(self) -> classes.Names | None:
+        """The names of its classes in their order; None where they are not known."""
+        return _checked(self.folder, workdir.read_classes(self.folder), self.made)
 
     def described(self, config: ml_collections.ConfigDict) -> str:
         """How a table calls it; `config` is that of its row."""
@@ -126,6 +133,16 @@ class Weights:
     def label(self) -> str:
         """How a result calls it."""
         return self.record['known_as'] or f'{self.record["source"]} {self.record["file"]}'
+
+    @property
+    def classes(self) -> classes.Names | None:
+        """The names of its classes in their order; None where they are not known."""
+        if self.missing:  # the classifier may be what is missing
+            return None
+        names = self.record.get('classes')
+        if names is not None:
+            names = classes.checked(names, self.folder / RECORD)
+        return _checked(self.folder, names, self.record['network'])
 
     @property
     def missing(self) -> list[str]:
@@ -223,6 +240,32 @@ def find(folder: pathlib.Path, step: int | None = None, finished: bool = False) 
 def facts(network: Trained) -> dict[str, str]:
     """What tells a network from any other."""
     return {'loaded': network.label, 'arrays': network.digest(), 'files': network.checked()}
+
+
+def classes_of(folder: pathlib.Path) -> classes.Names | None:
+    """The class names of the network in a folder; None where there is no network, or no names."""
+    if (folder / RECORD).exists():
+        return Weights(folder, _read_record(folder / RECORD)).classes
+    if (folder / 'config.json').exists():
+        return Run(folder, 0, flatten(workdir.read_config(folder))).classes
+    return None
+
+
+def _checked(
+    folder: pathlib.Path, names: classes.Names | None, made: dict[str, Any]
+) -> classes.Names | None:
+    count = made.get('model.num_classes')
+    if names is None:
+        _say_unnamed(folder, count)
+    elif len(names) != count:
+        raise UserError(f'{folder}: {len(names):,} class names of a network of {count} classes')
+    return names
+
+
+@functools.cache
+def _say_unnamed(folder: pathlib.Path, count: int) -> None:
+    if cluster.process() == 0:
+        logging.warning('%s', workdir.unnamed(folder, count))
 
 
 def _read_record(path: pathlib.Path) -> dict[str, Any]:

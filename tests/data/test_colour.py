@@ -10,7 +10,9 @@ from tests.shared import shared_data
 
 
 def source_of(images) -> sources.ArraySource:
-    return sources.ArraySource('test', 2, len(images), images, np.zeros(len(images), np.int32))
+    return sources.ArraySource(
+        'test', ('a', 'b'), len(images), images, np.zeros(len(images), np.int32)
+    )
 
 
 def test_moments_and_components():

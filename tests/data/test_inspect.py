@@ -47,13 +47,13 @@ def test_what_it_says(folder, tmp_path, capsys):
     assert text[:3] == [
         'folder: 6 images, 3 classes',
         'images per class: 1 to 3, median 2; 0 classes without any',
-        '  0: 3        1: 1        2: 2',
+        '  0 ant: 3    1 bee: 1    2 cat: 2',
     ]
     assert text[4:10] == [
         '  shorter side: 90, 90, 256, 427, 427',
         '  longer side: 256, 256, 320, 640, 640',
-        '  smallest image: 90x400, ant2.jpg',
-        '  largest image: 640x427, bee0.jpg',
+        '  smallest image: 90x400, ant/ant2.jpg',
+        '  largest image: 640x427, bee/bee0.jpg',
         '  1 images have a side below the 224 pixels of the input',
         'formats and colour modes: 4 JPEG RGB, 1 JPEG L, 1 JPEG CMYK',
     ]
@@ -107,7 +107,7 @@ def test_a_prepared_data_set(folder, tmp_path, capsys):
     inspect.main(['animals', f'--dir={out}', f'--sheet={tmp_path / "s.png"}', '--pictures=1'])
     text = lines_of(capsys)
     assert text[0] == 'animals: 6 images, 3 classes'
-    assert text[2] == '  0: 3        1: 1        2: 2'
+    assert text[2] == '  0 ant: 3    1 bee: 1    2 cat: 2'
     assert '  smallest image: 90x400, ant/ant2.jpg' in text
 
 
@@ -115,7 +115,7 @@ def test_a_part_is_said_to_be_one(folder, tmp_path, capsys):
     inspect.main([str(folder), f'--sheet={tmp_path / "s.png"}', '--pictures=1', '--sample=2'])
     text = lines_of(capsys)
     assert text[0] == 'folder: 6 images, 2 of them looked at, 3 classes'
-    assert text[2] == '  0: 1        2: 1'  # the first and the last
+    assert text[2] == '  0 ant: 1    2 cat: 1'  # the first and the last
 
 
 def test_unreadable_pictures_are_named(folder, tmp_path, capsys):
@@ -125,9 +125,9 @@ def test_unreadable_pictures_are_named(folder, tmp_path, capsys):
          '--config.data.on_bad_image=skip']
     )  # fmt: skip
     text = lines_of(capsys)
-    assert 'no picture at all: 1 (zzz.jpg)' in text
-    assert '  0: 3        1: 1        2: 3' in text
-    assert '  smallest image: 90x400, ant2.jpg' in text
+    assert 'no picture at all: 1 (cat/zzz.jpg)' in text
+    assert '  0 ant: 3    1 bee: 1    2 cat: 3' in text
+    assert '  smallest image: 90x400, ant/ant2.jpg' in text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from configs import base
 from tests.shared import ROOT
 
 SIZE = 32  # images of the sources below
+NAMES = tuple(map(str, range(SIZE)))
 BATCH = 16
 
 
@@ -40,7 +41,7 @@ def source_of(broken: tuple[int, ...] = ()) -> sources.ArraySource:
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (SIZE, 40, 36, 3), dtype=np.uint8)
-    return Broken('noise', SIZE, SIZE, images, np.arange(SIZE, dtype=np.int32))
+    return Broken('noise', NAMES, SIZE, images, np.arange(SIZE, dtype=np.int32))
 
 
 def stream(config, steps: range, hosts: int = 1, source=None) -> list[dict[str, np.ndarray]]:
@@ -85,7 +86,7 @@ def test_seeking_far_takes_no_time() -> None:
             return super().__getitem__(index % SIZE)
 
     images = np.zeros((SIZE, 40, 36, 3), np.uint8)
-    source = Large('large', SIZE, SIZE, images, np.arange(SIZE, dtype=np.int32))
+    source = Large('large', NAMES, SIZE, images, np.arange(SIZE, dtype=np.int32))
     began = time.monotonic()
     stream(config, range(400_000, 400_001), source=source)
     assert time.monotonic() - began < 1

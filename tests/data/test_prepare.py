@@ -255,7 +255,7 @@ def test_a_data_set_of_ones_own(tmp_path):
     assert [r[:2] for r in read(out, 'flowers', 'test')] == [('aster/z.jpg', 0)]
     config = base.get_config().data
     config.source, config.dir = 'flowers', str(out)
-    assert sources.open_source(config, 'train').num_classes == 2
+    assert sources.open_source(config, 'train').classes == ('aster', 'rose')
 
 
 def test_class_folders_alone_are_a_training_set(tmp_path, content):
@@ -298,6 +298,8 @@ def test_names_that_cannot_be(name, message, tree, tmp_path, capsys):
     ('change', 'message'),
     [
         (lambda t: shutil.rmtree(t / 'val'), 'no folder val or validation'),
+        (lambda t: (next((t / 'train').iterdir()) / 'more').mkdir(),
+         'more: a folder within a class folder'),
         (lambda t: shutil.rmtree(t / 'train'), 'no folder train'),
         (lambda t: (t / 'train' / 'n01440764').rename(t / 'train' / 'tench'),
          "train has classes that ILSVRC-2012 has not: 1 (tench)"),

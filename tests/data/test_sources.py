@@ -91,10 +91,10 @@ def test_class_folders_have_their_own_labels(tmp_path: pathlib.Path) -> None:
     picture(tmp_path / 'val' / 'ant' / '8.png')
     train = sources.open_source(config_of('folder', tmp_path), 'train')
     assert [(train[i].key, train[i].label) for i in range(4)] == [
-        ('0.JPEG', 0), ('1.JPEG', 0), ('0.JPEG', 1), ('1.JPEG', 1),
+        ('ant/0.JPEG', 0), ('ant/1.JPEG', 0), ('zebra/0.JPEG', 1), ('zebra/1.JPEG', 1),
     ]  # fmt: skip
     test = sources.open_source(config_of('folder', tmp_path), 'eval')
-    assert [(e.key, e.label) for e in (test[0], test[1])] == [('8.png', 0), ('9.jpg', 1)]
+    assert [(e.key, e.label) for e in (test[0], test[1])] == [('ant/8.png', 0), ('zebra/9.jpg', 1)]
     assert test.num_classes == 2
     assert test.complete == 2
 
@@ -112,9 +112,9 @@ def test_sample_of_imagenet() -> None:
     source = sources.open_source(config_of('folder', shared_data('ilsvrc_sample')), 'eval')
     assert len(source) == 300
     assert source.num_classes == 1000
-    assert (source[0].key, source[0].label) == ('n01440764_tench.JPEG', 0)
+    assert (source[0].key, source[0].label) == ('n01440764/n01440764_tench.JPEG', 0)
     source = sources.open_source(config_of('folder', shared_data('ilsvrc_val227')), 'eval')
-    assert (source[0].key, source[0].label) == ('ILSVRC2012_val_00000347.JPEG', 472)
+    assert (source[0].key, source[0].label) == ('images/ILSVRC2012_val_00000347.JPEG', 472)
     assert source.complete == 50_000
 
 

@@ -148,7 +148,7 @@ def test_incomplete_weights_serve_as_far_as_they_reach(pictures, tmp_path):
          {'occlusion1', 'occlusion2'},
          ['bird2.JPEG', 'a square of 20x20 pixels', 'the probability of the correct class']),
         ('invariance --images=0-1 --layers=conv1_1,fc7', {'invariance'},
-         ['2 pictures (bird0.JPEG, bird1.JPEG', 'in conv1_1 and fc7', 'correct class']),
+         ['2 pictures (bird/bird0.JPEG, bird/bird1.JPEG', 'in conv1_1 and fc7', 'correct class']),
         ('evolution --layers=conv2_1 --maps=0-2', {'conv2_1'},
          ['at steps 3, 5', 'over 12 images', 'projected to pixels by deconvnet']),
     ],

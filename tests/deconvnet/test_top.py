@@ -15,7 +15,9 @@ from tests.deconvnet.common import random_images, small_config, small_network
 
 
 def pictures_of(images, config):
-    source = ArraySource('random', 5, len(images), images, np.zeros(len(images), np.int32))
+    source = ArraySource(
+        'random', tuple('abcde'), len(images), images, np.zeros(len(images), np.int32)
+    )
     return Pictures(source, config)
 
 

@@ -53,7 +53,7 @@ def compare_with_keras(folder: pathlib.Path, count: int | None) -> None:
     if count is not None:
         assert isinstance(source, sources.FileSource)
         source = dataclasses.replace(
-            source, files=source.files[:count], labels=source.labels[:count]
+            source, names=source.names[:count], labels=source.labels[:count]
         )
     mesh = meshes.create_mesh(config.mesh)
     ours = evaluate(models.build(config.model), found.restore(config, mesh), source, config, mesh)

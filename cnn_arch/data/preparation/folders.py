@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from cnn_arch.data import synsets
+from cnn_arch.data.folders import LITTER
 from cnn_arch.data.preparation import ilsvrc, records
 from cnn_arch.data.preparation.verification import Job, some
 from cnn_arch.errors import UserError
@@ -123,6 +124,12 @@ def _flat(folder: pathlib.Path, labels: list[str]) -> list[records.Picture]:
 
 
 def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    inner = [path for path in records.class_folders(folder) if path.name.lower() not in LITTER]
+    if inner:
+        raise UserError(
+            f'{inner[0]}: a folder within a class folder; pictures are taken from the class folder '
+            'itself: move them up'
+        )
     pictures, others = records.pictures_of(folder)
     if others:
         logging.info('left out: %s in %s', some([path.name for path in others]), folder)
