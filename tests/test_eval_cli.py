@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -175,6 +176,20 @@ def test_ensemble_of_any_networks(tmp_path, capsys, monkeypatch):
         eval_command.main([*command[:-1], f'--with={tmp_path / "other"}'])
 
 
+def test_an_ensemble_has_no_network_twice(lenet, tmp_path, capsys) -> None:
+    """By its arrays, wherever they lie; two steps of one run are two networks, and named."""
+    copy = shutil.copytree(lenet, tmp_path / 'copy')
+    command = [*LENET, f'--workdir={lenet}']
+    for other in (lenet, copy):
+        with pytest.raises(UserError, match=f'--with: {other} holds the same arrays as {lenet}'):
+            eval_command.main([*command, f'--with={other}'])
+    assert eval_command.main([*command, '--step=3', f'--with={lenet}']) == 0
+    name = lenet.name
+    assert f'  step 3 + step 5 (of one recipe and seed: {name} and {name})  digits' in (
+        capsys.readouterr().out
+    )
+
+
 class TestErrors:
     def refuse(self, words, match):
         with pytest.raises(UserError, match=match):
@@ -190,6 +205,13 @@ class TestErrors:
         run = f'--workdir={lenet}'
         self.refuse([*LENET, run, '--protocol=tencrop'], r"'tencrop': choose one of center, ten")
         self.refuse([*LENET, run, '--config.eval.scale=20'], 'do not fit into images of scale 20')
+
+    def test_keys_that_the_test_does_not_look_at(self, lenet):
+        run = f'--workdir={lenet}'
+        for word, why in (('--config.eval.scales=28,32', 'center tests at one scale'),
+                          ('--config.data.eval_split=train', "'digits' has its own two splits"),
+                          ('--config.optim.momentum=0.5', 'acts in training alone')):  # fmt: skip
+            self.refuse([*LENET, run, word], f'{word} has no effect: .*{why}')
 
     def test_predictions_are_checked_before_the_work(self, lenet, tmp_path, monkeypatch):
         monkeypatch.setattr(eval_command, 'evaluate', None)
