@@ -111,7 +111,7 @@ def read(path: pathlib.Path) -> WeightFile:
 
 
 def _read_zip(path: pathlib.Path, file: BinaryIO) -> WeightFile:
-    with zipfile.ZipFile(_Pieces(file)) as archive:
+    with open_zip(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if re.fullmatch(r'[^/]+/data\.pkl', name)]
         if len(pickles) != 1 or len(archive.infolist()) != len(members):
@@ -133,7 +133,7 @@ def _read_zip(path: pathlib.Path, file: BinaryIO) -> WeightFile:
         value = interpret(io.BytesIO(archive.read(pickles[0])))
 
     def reader(storage: Storage) -> np.ndarray:
-        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with files.open_regular(path) as file, open_zip(file) as archive:
             info = archive.getinfo(f'{prefix}data/{storage.key}')
             _check_member(info, archive.start_dir)
             content = archive.read(info)  # compares the checksum
@@ -148,6 +148,11 @@ def _read_zip(path: pathlib.Path, file: BinaryIO) -> WeightFile:
             raise Refused(f'storage {storage.key} of {needed} bytes is not there')
 
     return _weight_file(path, value, check, reader)
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """The archive, if its directory is not larger than it may be. Raises Refused, BadZipFile."""
+    return zipfile.ZipFile(cast(BinaryIO, _Pieces(file)))
 
 
 class _Pieces:
