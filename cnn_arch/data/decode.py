@@ -15,12 +15,13 @@ as 16 scans of the largest picture; 10,000 markers before its frame; a result of
 """
 
 import io
+import zlib
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 from cnn_arch.files import reason
 
 MAX_BYTES = 2**28  # of an encoded picture
@@ -29,11 +30,13 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1  # pixels, as JPEG has it
 MAX_SCANS, MAX_SCANNED = 1000, 2**30  # scans of a progressive JPEG (10 are usual), and their pixels
 MAX_MARKERS = 10_000  # before the frame header of a JPEG
+MAX_CHUNKS = 2**18  # of a PNG
 BAND = 2**18  # pixels that are converted at a time
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP')  # what Pillow may open
 
 Box = tuple[float, float, float, float]  # top, left, height, width in source pixels
 
+_PNG_START = b'\x89PNG\r\n\x1a\n'
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset(range(0xD0, 0xD9)) | {0x01}
@@ -185,6 +188,27 @@ def _check_scans(encoded: bytes, pixels: int) -> None:
         raise DecodeError(f'damaged picture: {scans:,} scans over {pixels:,} pixels')
 
 
+def _check_chunks(encoded: bytes) -> None:
+    """Refuses a PNG of which a critical chunk has another checksum; Pillow compares few of them."""
+    view, place = memoryview(encoded), 8
+    for _ in range(MAX_CHUNKS):
+        size, kind = (
+            int.from_bytes(view[place : place + 4], 'big'),
+            bytes(view[place + 4 : place + 8]),
+        )
+        end = place + 8 + size
+        if end + 4 > len(view) or kind == b'IEND':
+            return  # whether something is missing Pillow tells
+        critical = kind[:1].isupper()
+        if critical and zlib.crc32(view[place + 4 : end]) != int.from_bytes(
+            view[end : end + 4], 'big'
+        ):
+            raise DecodeError(f'damaged picture: chunk {shown(kind.decode("latin-1"))} at byte '
+                              f'{place:,} has another checksum')  # fmt: skip
+        place = end + 4
+    raise DecodeError(f'damaged picture: more than {MAX_CHUNKS:,} chunks')
+
+
 def _check_tiles(picture: Image.Image) -> None:
     """Refuses a TIFF whose tiles, or strips, are larger than a picture may be."""
     tags = getattr(picture, 'tag_v2', {}) if picture.format == 'TIFF' else {}
@@ -206,6 +230,8 @@ def _open(encoded: bytes) -> Image.Image:
 
 
 def _decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
+    if encoded.startswith(_PNG_START):
+        _check_chunks(encoded)
     try:
         with _open(encoded) as picture:
             if picture.mode == 'F':

@@ -62,10 +62,11 @@ def kind_of(path: pathlib.Path) -> str:
         return '.h5'
     if start.startswith(b'PK'):
         return _kind_of_zip(path)
-    if start.startswith(b'\x80'):
-        return '.pth'
+    # The length of a header, which may begin as a pickle does, and the header.
     if len(start) > 8 and start[8:9] == b'{' and struct.unpack('<Q', start[:8])[0] < 1 << 32:
         return '.safetensors'
+    if start.startswith(b'\x80'):
+        return '.pth'
     text = start.decode('ascii', 'ignore')
     if start.isascii() and all(letter.isprintable() or letter.isspace() for letter in text):
         raise UserError(f"{path}: a text, not weights: it begins '{shown(text[:40])}'")
