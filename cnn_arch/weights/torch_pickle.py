@@ -212,7 +212,10 @@ def _read_stream(path: pathlib.Path, file: BinaryIO) -> WeightFile:
     def reader(storage: Storage) -> np.ndarray:
         with files.open_regular(path) as file:
             file.seek(places[storage.key])
-            content = file.read(storage.count * storage.dtype.itemsize)
+            size = storage.count * storage.dtype.itemsize
+            content = file.read(size)
+        if len(content) != size:
+            raise Refused(f'storage {shown(storage.key)} is cut off')
         return np.frombuffer(content, storage.dtype)
 
     def check(storage: Storage) -> None:

@@ -157,8 +157,9 @@ def worker() -> None:
 
 def _peak() -> int:
     """Bytes of memory that this process, or one of its children, has had at once."""
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return 1024 * max(resource.getrusage(who).ru_maxrss for who in whose)
+    status = pathlib.Path('/proc/self/status').read_text()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return 1024 * max(int(status.split('VmHWM:')[1].split()[0]), children)
 
 
 def _addresses() -> int:
