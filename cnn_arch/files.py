@@ -38,6 +38,26 @@ def open_regular(path: pathlib.Path) -> BinaryIO:
     return file
 
 
+def size_of(path: pathlib.Path) -> int:
+    """Bytes of a file, which is not opened. Raises UserError where `open_regular` would."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        open_regular(path).close()
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f'{path}: {_kind(path)}, not a file')
+    return status.st_size
+
+
+def read_text(path: pathlib.Path, limit: int) -> str:
+    """A text of at most `limit` bytes in UTF-8, with or without its mark. Raises UserError."""
+    try:
+        return read_regular(path, limit).decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 at byte {error.start:,}: store it so') from None
+
+
 def read_regular(path: pathlib.Path, limit: int) -> bytes:
     """The bytes of a file of at most `limit` bytes. Raises UserError as `open_regular` does."""
     with open_regular(path) as file:

@@ -33,9 +33,7 @@ def test_a_storage_is_as_long_as_its_bytes(tmp_path: pathlib.Path) -> None:
         path.write_bytes(make(4096))
         tensor = torch_pickle.read(path).tensors['w']
         path.write_bytes(make(1))
-        with pytest.raises(
-            UserError, match=r'weights\.pth: not a complete .* (larger than|is cut off)'
-        ):
+        with pytest.raises(UserError, match=r'not a complete .* (larger than|is cut off)'):
             tensor.read()
 
 

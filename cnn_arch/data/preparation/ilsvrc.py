@@ -49,6 +49,7 @@ ARCHIVES = {
     ),
 }
 CLASSES = 1000
+LARGEST_LABELS = 1 << 22  # bytes, of 50,000 lines
 NAME, VERSION = 'imagenet2012', '5.1.0'  # as tfds 4.9 names and versions it
 CLASS_ARCHIVE = re.compile(r'(n\d{8})\.tar')
 VALIDATION_IMAGE = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
@@ -196,7 +197,7 @@ def validation_labels(path: pathlib.Path | None) -> list[str]:
         return published
     if not path.is_file():
         raise UserError(f'{path}: no such file of validation labels')
-    lines = path.read_text().split()
+    lines = files.read_text(path, LARGEST_LABELS).split()
     if len(lines) != len(published):
         raise UserError(f'{path}: {len(lines):,} labels, there are {len(published):,} images')
     if set(lines) <= set(synsets.ilsvrc_2012()):
@@ -204,10 +205,10 @@ def validation_labels(path: pathlib.Path | None) -> list[str]:
     wnid_of: dict[str, tuple[str, int]] = {}
     number_of: dict[str, str] = {}
     for line, (number, wnid) in enumerate(zip(lines, published, strict=True), 1):
-        if not number.isdecimal() or not 1 <= int(number) <= CLASSES:
+        if not number.isdecimal() or len(number) > 4 or not 1 <= int(number) <= CLASSES:
             raise UserError(
-                f'{path}, line {line}: {number!r} is no WordNet id of ILSVRC-2012 and no number '
-                f'from 1 to {CLASSES}'
+                f'{path}, line {line}: {shown(number)!r} is no WordNet id of ILSVRC-2012 and no '
+                f'number from 1 to {CLASSES}'
             )
         other, first = wnid_of.setdefault(number, (wnid, line))
         if other != wnid or number_of.setdefault(wnid, number) != number:
