@@ -46,7 +46,8 @@ class Run:
     def digest(self) -> str:
         """SHA-256 of the stored arrays."""
         folder = checkpoint.step_folder(self.folder, self.step)
-        return manifest.digest(folder, checkpoint.MODEL)
+        with checkpoint.still_there(folder):
+            return manifest.digest(folder, checkpoint.MODEL)
 
     def check(self, config: ml_collections.ConfigDict, keys: Iterable[str] = ()) -> None:
         """Raises UserError where the architecture, or one of `keys`, is not that of `config`."""
