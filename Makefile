@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all fuzz check format clean
 
 demo: .venv/run
 	$(BIN)/python train.py --config=configs/demo.py:lenet5 --workdir=$(RUN)/lenet5
@@ -21,6 +21,10 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest -q
+
+# Damaged files for every reader of foreign files; each finding is kept and told.
+fuzz: .venv/dev
+	$(BIN)/python -m tests.fuzz.fuzz --cases=$(or $(CASES),10000) --seed=$(or $(SEED),$(shell date +%s))
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

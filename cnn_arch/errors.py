@@ -11,8 +11,34 @@ NOT_WRITTEN = 74  # the disk is full or broken (EX_IOERR); checkpoints written b
 PREEMPTED = 75  # stopped by a signal after a complete save (EX_TEMPFAIL: run me again)
 
 
+LONGEST_NAME = 200  # characters of a name from a file that a message shows
+
+
+def shown(name: object) -> str:
+    """A name out of somebody's file as a message may show it.
+
+    Cut to 200 characters; what does not print (line ends, escapes, marks of direction) is escaped.
+    """
+    text = name if isinstance(name, str) else str(name)
+    cut = _printable(text[:LONGEST_NAME])
+    return cut if len(text) <= LONGEST_NAME else f'{cut}... ({len(text):,} characters)'
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    return ''.join(escaped)
+
+
 class UserError(Exception):
-    """A mistake of the user; its text is one line: what is wrong, where, and what to do."""
+    """A mistake of the user; its text is one line: what is wrong, where, and what to do.
+
+    It stays one line whatever a file's name or a parser's message brings along.
+    """
+
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 class Diverged(Exception):

@@ -8,8 +8,9 @@ import copy
 import dataclasses
 import functools
 import gzip
+import io
 import logging
-import os
+import math
 import pathlib
 import struct
 from typing import Any, Protocol
@@ -17,8 +18,8 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
-from cnn_arch import cluster
-from cnn_arch.data import digits, folders, scenes, synsets
+from cnn_arch import cluster, files
+from cnn_arch.data import decode, digits, folders, scenes, synsets
 from cnn_arch.data.classes import Names, require_known
 from cnn_arch.data.wording import escaped
 from cnn_arch.errors import UserError
@@ -60,7 +61,7 @@ class Source(Protocol):
 # Images of public test sets, of which a part may be prepared: errors over fewer are marked.
 COMPLETE = {('imagenet2012', 'validation'): folders.VALIDATION_IMAGES, ('mnist', 'test'): 10_000}
 DIGITS = tuple(map(str, range(10)))  # the classes of digits, digits_scenes and mnist
-LARGEST_FILE = 2**29  # bytes of a picture file; ImageNet's largest has 15 MB
+LARGEST_IDX = 1 << 28  # bytes
 
 
 class _Named:
@@ -117,17 +118,10 @@ class FileSource(_Named):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        """Raises UserError where the file has gone, cannot be read or has over 512 MiB."""
-        path = os.path.join(self.root, self.names[index])
-        try:
-            with open(path, 'rb') as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > LARGEST_FILE:
-                    raise UserError(f'{escaped(path)}: {size:,} bytes are too many for a picture')
-                image = file.read()
-        except OSError as error:
-            raise UserError(f'{escaped(path)}: not readable: {error.strerror}') from error
-        return Example(image, self.labels[index], escaped(self.names[index]))
+        """Raises UserError where the file has gone, cannot be read or is too large."""
+        path = self.root / self.names[index]
+        encoded = files.read_regular(path, decode.MAX_BYTES)
+        return Example(encoded, self.labels[index], escaped(self.names[index]))
 
 
 class TfdsSource(_Named):
@@ -305,8 +299,8 @@ def _digits(split: str, channels: int) -> ArraySource:
 
 def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
     stem = 'train' if split == 'train' else 't10k'
-    images = _idx(folder, f'{stem}-images-idx3-ubyte', 3)[..., None]
-    labels = _idx(folder, f'{stem}-labels-idx1-ubyte', 1).astype(np.int32)
+    images = _idx(folder, f'{stem}-images-idx3-ubyte', (28, 28))[..., None]
+    labels = _idx(folder, f'{stem}-labels-idx1-ubyte', ()).astype(np.int32)
     if len(images) != len(labels):
         raise UserError(f'{folder}: {len(images)} {stem} images but {len(labels)} labels')
     if len(labels) == 0 or labels.max() > 9:
@@ -314,24 +308,39 @@ def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
     return ArraySource('mnist', DIGITS, len(images) if split == 'train' else 10_000, images, labels)
 
 
-def _idx(folder: pathlib.Path, name: str, rank: int) -> np.ndarray:
-    """An idx file (LeCun's format: big-endian sizes, then bytes), plain or gzipped."""
+def _idx(folder: pathlib.Path, name: str, of_one: tuple[int, ...]) -> np.ndarray:
+    """An idx file (LeCun's format: big-endian sizes, then bytes), plain or gzipped: uint8 [N, ...].
+
+    `of_one` is the shape of each of the N, which the header must give. Bounds: 256 MiB of numbers,
+    no more than the header says (however much more a gzip file would give), read in pieces, so that
+    no memory is taken for what is not there. Raises UserError.
+    """
     for path in (folder / name, folder / f'{name}.gz'):
         if path.exists():
             break
     else:
         raise UserError(f'{folder}: no {name} and no {name}.gz')
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise UserError(f'{path}: not a complete gzip file ({error})') from error
-    header = 4 + 4 * rank
-    if len(data) < header or data[:4] != bytes([0, 0, 8, rank]):
-        raise UserError(f'{path}: not an idx file of {rank} dimensions of bytes')
-    shape = struct.unpack(f'>{rank}I', data[4:header])
-    if len(data) - header != np.prod(shape, dtype=np.int64):
-        raise UserError(f'{path}: {len(data) - header} bytes, but its header says {shape}')
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    rank = 1 + len(of_one)
+    kind = 'gzip file' if path.suffix == '.gz' else 'file'
+    with files.open_regular(path) as raw, files.reading(path, kind):
+        file = gzip.GzipFile(fileobj=raw) if path.suffix == '.gz' else raw
+        start = file.read(4 + 4 * rank)
+        if len(start) < 4 + 4 * rank or start[:4] != bytes([0, 0, 8, rank]):
+            raise UserError(f'{path}: not an idx file of {rank} dimensions of bytes')
+        shape = struct.unpack(f'>{rank}I', start[4:])
+        if shape[1:] != of_one:
+            size = ' x '.join(map(str, of_one)) or 'one number'
+            raise UserError(f'{path}: its header says {shape}, MNIST has {size} each')
+        expected = math.prod(shape)
+        if expected > LARGEST_IDX:
+            raise UserError(f'{path}: its header says {shape}: more than {LARGEST_IDX:,} bytes')
+        data = io.BytesIO()
+        while piece := file.read(min(1 << 20, expected + 1 - data.tell())):
+            data.write(piece)
+    if data.tell() != expected:
+        found = 'more' if data.tell() > expected else f'{data.tell():,}'
+        raise UserError(f'{path}: {found} bytes, but its header says {shape}')
+    return np.frombuffer(data.getbuffer(), np.uint8).reshape(shape)
 
 
 def _folder(directory: pathlib.Path, split: str, name: str) -> FileSource:

@@ -197,9 +197,19 @@ def steps(workdir: pathlib.Path) -> list[int]:
 def find(workdir: pathlib.Path, step: int | None = None) -> int:
     """The newest step that is whole, or `step` if it is.
 
-    Damaged ones that are passed over are named in the log. Raises UserError where there is none.
+    Damaged ones that are passed over are named in the log. Of a run that goes on, steps may leave
+    meanwhile: then those are looked at that came. Raises UserError where there is none.
     """
-    available = steps(workdir)
+    while True:
+        available = steps(workdir)
+        try:
+            return _find(workdir, step, available)
+        except UserError:
+            if not set(available) - set(steps(workdir)):
+                raise
+
+
+def _find(workdir: pathlib.Path, step: int | None, available: list[int]) -> int:
     if not available:
         raise UserError(f'{workdir}: no checkpoint yet')
     if step is not None and step not in available:
@@ -210,6 +220,8 @@ def find(workdir: pathlib.Path, step: int | None = None) -> int:
         problem = manifest.problem(step_folder(workdir, candidate))
         if not problem:
             return candidate
+        if not step_folder(workdir, candidate).exists():
+            continue  # removed by the run meanwhile
         text = f'{workdir}: the checkpoint of step {candidate} is damaged: {problem}'
         if step is not None:
             others = [str(other) for other in available if other != step]
@@ -234,9 +246,25 @@ def save_weights(folder: pathlib.Path, variables: Any) -> None:
 
 def restore_weights(folder: pathlib.Path, abstract: Any) -> Any:
     """The `model` item of a folder, with the shapes and shardings of the abstract tree given."""
-    return ocp.load_checkpointables(folder.absolute(), {MODEL: abstract})[MODEL]
+    with still_there(folder):
+        return ocp.load_checkpointables(folder.absolute(), {MODEL: abstract})[MODEL]
 
 
 def stored_shapes(folder: pathlib.Path) -> Any:
     """The tree of the `model` item of a folder; its leaves have `shape`."""
-    return ocp.checkpointables_metadata(folder.absolute()).metadata[MODEL]
+    with still_there(folder):
+        return ocp.checkpointables_metadata(folder.absolute()).metadata[MODEL]
+
+
+@contextlib.contextmanager
+def still_there(folder: pathlib.Path) -> Iterator[None]:
+    """Raises UserError where reading a step fails since a run that goes on has removed it."""
+    try:
+        yield
+    except Exception as error:  # Orbax, TensorStore and Python each have their own
+        if folder.exists():
+            raise
+        raise UserError(
+            f'{folder} was removed while it was read: the run that goes on there keeps its newest '
+            'steps alone (checkpoint.keep); run the same command again'
+        ) from error

@@ -48,7 +48,10 @@ def problem(folder: pathlib.Path) -> str:
             return f'{name} has {size:,} bytes instead of {entry["bytes"]:,}'
 
     def differs(name: str) -> bool:
-        return _sha256(folder / name) != entries[name]['sha256']
+        try:
+            return _sha256(folder / name) != entries[name]['sha256']
+        except OSError:  # gone meanwhile, or not readable
+            return True
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for name, different in zip(entries, pool.map(differs, entries), strict=True):

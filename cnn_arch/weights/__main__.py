@@ -1,7 +1,8 @@
 """Imports public weights: python -m cnn_arch.weights SOURCE --config=CONFIG --to=DIR [--partial].
 
 SOURCE is a file (.h5 of Keras Applications, .pth or .safetensors of torchvision and timm,
-.caffemodel) or the name of public weights, such as keras/resnet50; --list prints the names. DIR
+.caffemodel; told by its content, whatever its ending) or the name of public weights, such as
+keras/resnet50; --list prints the names. A prefix of all names, such as `module.`, is dropped. DIR
 then serves eval.py --weights=DIR and train.py --config.init_from=DIR.
 
 Every tensor of the file and of the network must be accounted for; nothing is written otherwise.
@@ -15,6 +16,7 @@ import sys
 
 from cnn_arch import commands
 from cnn_arch.arguments import Parser
+from cnn_arch.errors import shown
 from cnn_arch.weights import importer, public
 
 
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
     record = importer.import_weights(path, known, args.config, overrides, args.to, args.partial)
 
     print(
-        f'{path.name}: {record["source"]}, {record["tensors"]} tensors, '
+        f'{shown(path.name)}: {record["source"]}, {record["tensors"]} tensors, '
         f'{record["numbers"]:,} numbers, SHA-256 {record["sha256"]}'
     )
     print(f'known as {known}' if known else 'not a file that is known by its digest')

@@ -9,7 +9,9 @@ One rule for colours: every network of this project reads RGB. Of weights that w
 the first convolution's input channels are reversed here, once, and weights.json says so.
 """
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -27,14 +29,22 @@ from cnn_arch import commands, configuration, models
 from cnn_arch.commands import flatten
 from cnn_arch.config_keys import no_effect
 from cnn_arch.data import synsets
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 from cnn_arch.evaluation.dense import abstract_variables
 from cnn_arch.evaluation.tables import TRAINING_KEYS, set_keys
 from cnn_arch.training import checkpoint
-from cnn_arch.weights import caffe, keras_h5, layouts, public, safetensors_file, torch_pickle
+from cnn_arch.weights import (
+    caffe,
+    keras_h5,
+    kinds,
+    layouts,
+    public,
+    safetensors_file,
+    torch_pickle,
+)
 from cnn_arch.weights.families import FAMILIES
 from cnn_arch.weights.recipes import Family, Names, Recipe
-from cnn_arch.weights.tensors import Tensor, WeightFile
+from cnn_arch.weights.tensors import Tensor, WeightFile, is_real
 from cnn_arch.weights.trained import ARRAYS, FREE, RECORD
 
 READERS = {
@@ -44,6 +54,7 @@ READERS = {
     '.caffemodel': caffe.read,
 }
 SHOWN = 3  # tensors of each kind that an error names
+MOST_PARTS = 4  # of a prefix that all names begin with
 
 Layers = dict[str, dict[str, Any]]  # path of a layer: its arrays (or their shapes) by name
 
@@ -66,7 +77,7 @@ def import_weights(
     config = configuration.load(name)
     commands.apply_overrides(config, overrides)
     file = open_file(path)
-    family, recipe = choose(file, config)
+    file, family, recipe = choose(file, config)
     keys = {**recipe.keys, **public.KEYS.get(known, {})}
     set_keys(config, keys)
     commands.apply_overrides(config, overrides)
@@ -91,19 +102,18 @@ def import_weights(
 
 
 def open_file(path: pathlib.Path) -> WeightFile:
-    """Names and shapes of a weight file, by its suffix. Raises UserError where it is not one."""
-    if not path.is_file():
-        raise UserError(f'{path}: no such file')
-    reader = READERS.get(path.suffix)
-    if reader is None:
-        raise UserError(f'{path}: weights come as {", ".join(READERS)}')
-    return reader(path)
+    """Names and shapes of a weight file, told by its content. Raises UserError if it is none."""
+    return READERS[kinds.kind_of(path)](path)
 
 
-def choose(file: WeightFile, config: ml_collections.ConfigDict) -> tuple[Family, Recipe]:
-    """The recipe whose names are most in the file.
+def choose(
+    file: WeightFile, config: ml_collections.ConfigDict
+) -> tuple[WeightFile, Family, Recipe]:
+    """The recipe whose names are most in the file, and the file with its tensors called so.
 
-    Raises UserError where there is none for this family and kind of file, or none that fits.
+    What all names of a PyTorch file begin with may be dropped: `module.` of several devices,
+    `_orig_mod.` of a compiled network, whatever the attribute of a larger one was called. Raises
+    UserError where there is no recipe for this family and kind of file, or none that fits.
     """
     name = config.model.name
     if name not in FAMILIES:
@@ -118,15 +128,35 @@ def choose(file: WeightFile, config: ml_collections.ConfigDict) -> tuple[Family,
     model = models.build(config.model)
     layers = _layers(_variables(model, config))
 
-    def score(recipe: Recipe) -> tuple[int, bool]:
+    def score(choice: tuple[WeightFile, Recipe]) -> tuple[int, bool]:
+        file, recipe = choice
         found = sum(
             all(part in file.tensors for part in source.names)
             for source in _sources(layers, family, recipe, model).values()
         )
         return found, recipe.title == file.title
 
-    best = max(candidates, key=score)
-    return family, best
+    choices = [(called, recipe) for called in _without_prefix(file) for recipe in candidates]
+    called, best = max(choices, key=score)
+    return called, family, best
+
+
+def _without_prefix(file: WeightFile) -> list[WeightFile]:
+    """The file as it is, then without one, two, ... parts that all its names begin with."""
+    result = [file]
+    names = [name for name in file.tensors if not layouts.ignored(file.layout, name)]
+    if file.layout != 'torch' or not names:
+        return result
+    columns = zip(*(name.split('.')[:-1] for name in names), strict=False)
+    common = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    parts = [column[0] for column in itertools.islice(common, MOST_PARTS)]
+    for count in range(1, len(parts) + 1):
+        prefix = '.'.join(parts[:count]) + '.'
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items()}
+        note = f"names without the '{shown(prefix)}' that all of them begin with"
+        if len(tensors) == len(file.tensors):
+            result.append(dataclasses.replace(file, tensors=tensors, notes=(*file.notes, note)))
+    return result
 
 
 def convert(
@@ -144,7 +174,7 @@ def convert(
     model = models.build(config.model)
     layers = _layers(_variables(model, config))
     sources = _sources(layers, family, recipe, model)
-    changes = _fold_biases(file, layers, sources, family, recipe, model)
+    changes = [*file.notes, *_fold_biases(file, layers, sources, family, recipe, model)]
 
     used = {name for source in sources.values() for name in source.names}
     left = [name for name in file.tensors if name not in used]
@@ -327,15 +357,30 @@ def _array(
     """One array of ours, float32; appends to `misfits` where it is not of our shape."""
     layer, _, leaf = path.rpartition('/')
     shape = layers[layer][leaf]
-    read = [file.tensors[name].read() for name in source.names]
+    read = [_read(file, name) for name in source.names]
     try:
-        array = np.ascontiguousarray(source.convert(*read), np.float32)
+        with np.errstate(all='ignore'):  # what it makes is looked at below
+            array = np.ascontiguousarray(source.convert(*read), np.float32)
     except ValueError:  # another number of dimensions
         array = np.zeros(0, np.float32)
     if array.shape != shape:
         misfits.append((path, shape, source.names[0]))
     elif not np.isfinite(array).all():
-        raise UserError(f'{file.path}: {source.names[0]} has values that are not finite')
+        raise UserError(f'{file.path}: {shown(source.names[0])} has values that are not finite')
+    elif leaf == 'var' and array.min() < 0:
+        raise UserError(
+            f'{file.path}: {shown(source.names[0])} has negative values, which no variance has: '
+            'the file is damaged'
+        )
+    return array
+
+
+def _read(file: WeightFile, name: str) -> np.ndarray:
+    array = file.tensors[name].read()
+    if not is_real(array.dtype):
+        raise UserError(
+            f'{file.path}: {shown(name)} holds {array.dtype}, not real floating-point numbers'
+        )
     return array
 
 
@@ -347,7 +392,7 @@ def _complaint(
 ) -> str:
     parts = []
     if left:
-        names = [f'{name} {_shape(file.tensors[name])}' for name in left]
+        names = [f'{shown(name)} {_shape(file.tensors[name])}' for name in left]
         parts.append(f'{_count(left)} in the file without a place in the network: {_few(names)}')
     if missing:
         names = [
@@ -355,7 +400,7 @@ def _complaint(
         ]
         parts.append(f'{_count(missing)} of the network not in the file: {_few(names)}')
     if misfits:
-        names = [f'{path} is {list(shape)}, {name} in the file {_shape(file.tensors[name])}'
+        names = [f'{path} is {list(shape)}, {shown(name)} in the file {_shape(file.tensors[name])}'
                  for path, shape, name in misfits]  # fmt: skip
         parts.append(f'{_count(misfits)} of another shape: {_few(names)}')
     return f'{file.path} does not fit the network: ' + '; '.join(parts)

@@ -37,7 +37,8 @@ def bias_name(layout: str, name: Name) -> str:
 
 def ignored(layout: str, name: str) -> bool:
     """Whether a tensor says nothing about the network."""
-    return layout == 'torch' and name.endswith('.num_batches_tracked')
+    counters = ('num_batches_tracked', 'n_averaged')  # of batch normalisation; of AveragedModel
+    return layout == 'torch' and name.rpartition('.')[2] in counters
 
 
 KERAS = {'scale': 'gamma', 'bias': 'beta', 'mean': 'moving_mean', 'var': 'moving_variance'}

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 
+from cnn_arch import files
 from cnn_arch.errors import UserError
 
 
@@ -133,7 +134,8 @@ def find(source: str) -> tuple[pathlib.Path, str]:
     Raises UserError where it is neither, cannot be fetched, or is not what was published.
     """
     path = pathlib.Path(source)
-    if path.exists():
+    if path.exists() or path.is_symlink():
+        files.open_regular(path).close()
         return path, _recognise(path)
     if source not in PUBLIC:
         near = [name for name in PUBLIC if name.partition('/')[2] == path.name]
@@ -165,7 +167,7 @@ def _recognise(path: pathlib.Path) -> str:
     for name, public in PUBLIC.items():
         if path.name == public.file and _is(path, public):
             return name if public.digest else ''
-    hashed = re.search(r'-([0-9a-f]{8})\.(?:pth|safetensors)$', path.name)
+    hashed = re.search(r'-([0-9a-f]{8})\.(?:pth|pt|safetensors)$', path.name)
     if hashed and not _digest(path, 'sha256').startswith(hashed[1]):
         raise UserError(
             f'{path}: its SHA-256 does not begin with {hashed[1]}, as its name says: cut off, or '

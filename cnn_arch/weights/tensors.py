@@ -5,6 +5,7 @@ import math
 import pathlib
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 
 
@@ -29,3 +30,13 @@ class WeightFile:
     layout: str  # keras, torch or caffe
     title: str  # what the file calls its network, if anything
     tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()  # what was chosen in reading it
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Whether arrays of it hold floating-point numbers, which weights are.
+
+    Complex numbers would lose a part on their way, integers are those of a quantised network, which
+    mean something only together with their scale.
+    """
+    return dtype.kind == 'f' or dtype == ml_dtypes.bfloat16

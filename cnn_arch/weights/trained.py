@@ -75,7 +75,8 @@ class Run:
     def digest(self) -> str:
         """SHA-256 of the stored arrays."""
         folder = checkpoint.step_folder(self.folder, self.step)
-        return manifest.digest(folder, checkpoint.MODEL)
+        with checkpoint.still_there(folder):
+            return manifest.digest(folder, checkpoint.MODEL)
 
     def checked(self) -> str:
         """SHA-256 of the checksums that `find` has compared with the files."""

@@ -215,7 +215,7 @@ class TestPartial:
 
     def test_nothing_of_this_network(self, arrays: Arrays, convert) -> None:
         code, error = convert(
-            {f'other.{name}': array for name, array in arrays.items()}, '--partial'
+            {f'{name}.other': array for name, array in arrays.items()}, '--partial'
         )
         assert code == 2
         assert '14 tensors in the file without a place in the network' in error
@@ -262,7 +262,7 @@ class TestFiles:
         for source, reason in (
             (str(tmp_path / 'none.pth'), 'no such file, and not the name of public weights'),
             ('kreas/vgg16', 'did you mean keras/vgg16?'),
-            (str(tmp_path), 'no such file'),
+            (str(tmp_path), 'a folder, not a file'),
         ):
             code, error = convert(source)
             assert code == 2

@@ -233,5 +233,5 @@ def test_cut_off_files_are_refused(tmp_path: pathlib.Path, share: float) -> None
     write_layers(path, {'conv1_conv': {'conv1_conv/kernel:0': np.ones((7, 7, 3, 64))}})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match="not a complete weight file in Keras Applications' layout"):
+    with pytest.raises(UserError, match='not a complete weight file'):
         importer.open_file(path)

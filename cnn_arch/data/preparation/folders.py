@@ -6,6 +6,7 @@ import pathlib
 from collections import Counter
 from collections.abc import Callable
 
+from cnn_arch import files
 from cnn_arch.data import synsets
 from cnn_arch.data.folders import LITTER
 from cnn_arch.data.preparation import ilsvrc, records
@@ -46,7 +47,7 @@ def job(args: argparse.Namespace) -> Job:
 
     return Job(
         source=str(root.resolve()),
-        bytes=sum(p.path.stat().st_size for pictures in splits.values() for p in pictures),
+        bytes=sum(files.size_of(p.path) for pictures in splits.values() for p in pictures),
         classes=counts,
         labels={p.key: p.label for pictures in splits.values() for p in pictures},
         write=write,

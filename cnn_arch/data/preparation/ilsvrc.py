@@ -6,16 +6,19 @@ Everything is checked before hours are spent on it. Reading the headers of the t
 
 import dataclasses
 import hashlib
+import itertools
+import os
 import pathlib
-import posixpath
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from cnn_arch import files
 from cnn_arch.data import progress, synsets
-from cnn_arch.errors import UserError
+from cnn_arch.data.preparation import tar
+from cnn_arch.errors import UserError, shown
+from cnn_arch.files import Refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +49,10 @@ ARCHIVES = {
     ),
 }
 CLASSES = 1000
+LARGEST_LABELS = 1 << 22  # bytes, of 50,000 lines
 NAME, VERSION = 'imagenet2012', '5.1.0'  # as tfds 4.9 names and versions it
 CLASS_ARCHIVE = re.compile(r'(n\d{8})\.tar')
 VALIDATION_IMAGE = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
-BLOCK = 512  # bytes, what a tar file is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +103,16 @@ def check_archive(split: str, folder: pathlib.Path, partial: bool, checksum: boo
 
 
 def scan(split: str, path: pathlib.Path, noted: Sequence[str] = ()) -> Contents:
-    """Reads all headers of the split's archive. Raises UserError for what does not belong there."""
-    noted_set = frozenset(noted)
-    size = path.stat().st_size
-    with _open(path) as tar:
-        contents = _scan_train(tar, path, size, noted_set) if split == 'train' else (
-            _scan_validation(tar, path, size))  # fmt: skip
-        _check_end(tar, path, size)
-    return contents
+    """Reads all headers of the split's archive. Raises UserError for what does not belong there.
+
+    Every header is checked, those of the archives within the archive too; no picture is read.
+    """
+    with files.open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        whole = tar.Member(path.name, 0, size)
+        if split == 'train':
+            return _scan_train(file, path, whole, frozenset(noted))
+        return _scan_validation(file, path, whole)
 
 
 def check_counts(split: str, images: int, classes: int, where: object) -> None:
@@ -121,29 +126,29 @@ def check_counts(split: str, images: int, classes: int, where: object) -> None:
 
 
 def _scan_train(
-    tar: tarfile.TarFile, path: pathlib.Path, size: int, noted: frozenset[str]
+    file: IO[bytes], path: pathlib.Path, whole: tar.Member, noted: frozenset[str]
 ) -> Contents:
     known = set(synsets.ilsvrc_2012())
     classes: Counter[str] = Counter()
     total = 0
     found: set[str] = set()
     with progress.Progress(f'checking {path.name}', CLASSES, 'classes') as report:
-        for name, member in report.over(_members(tar, path, size)):
+        for member in report.over(_members(file, whole, path)):
+            name = member.name
             match = CLASS_ARCHIVE.fullmatch(name)
             if not match or match[1] not in known or match[1] in classes:
                 raise UserError(
-                    f'{path}: unexpected member {name}; the training set holds one nXXXXXXXX.tar '
-                    f'for each of {CLASSES:,} classes'
+                    f'{path}: unexpected member {shown(name)}; the training set holds one '
+                    f'nXXXXXXXX.tar for each of {CLASSES:,} classes'
                 )
             wnid, where = match[1], f'{path}, {name}'
             image = re.compile(rf'{wnid}_\d+\.JPEG')
             seen: set[str] = set()
-            with _open(path, tar.extractfile(member), where) as inner:
-                for picture, entry in _members(inner, where, member.size):
-                    if not image.fullmatch(picture) or picture in seen:
-                        raise UserError(f'{where}: unexpected member {picture}')
-                    seen.add(picture)
-                    total += entry.size
+            for picture in _members(file, member, where):
+                if not image.fullmatch(picture.name) or picture.name in seen:
+                    raise UserError(f'{where}: unexpected member {shown(picture.name)}')
+                seen.add(picture.name)
+                total += picture.size
             if not seen:
                 raise UserError(f'{where}: no picture inside')
             classes[wnid] = len(seen)
@@ -151,15 +156,15 @@ def _scan_train(
     return Contents(classes, total, frozenset(found))
 
 
-def _scan_validation(tar: tarfile.TarFile, path: pathlib.Path, size: int) -> Contents:
+def _scan_validation(file: IO[bytes], path: pathlib.Path, whole: tar.Member) -> Contents:
     # tfds labels the sorted names one after the other: one name too many or too few in the middle
     # would shift all labels behind it.
     numbers, total = [], 0
-    for name, member in _members(tar, path, size):
-        match = VALIDATION_IMAGE.fullmatch(name)
+    for member in _members(file, whole, path):
+        match = VALIDATION_IMAGE.fullmatch(member.name)
         if not match:
             raise UserError(
-                f'{path}: unexpected member {name}; the validation set holds '
+                f'{path}: unexpected member {shown(member.name)}; the validation set holds '
                 'ILSVRC2012_val_XXXXXXXX.JPEG alone, in no folder'
             )
         numbers.append(int(match[1]))
@@ -192,7 +197,7 @@ def validation_labels(path: pathlib.Path | None) -> list[str]:
         return published
     if not path.is_file():
         raise UserError(f'{path}: no such file of validation labels')
-    lines = path.read_text().split()
+    lines = files.read_text(path, LARGEST_LABELS).split()
     if len(lines) != len(published):
         raise UserError(f'{path}: {len(lines):,} labels, there are {len(published):,} images')
     if set(lines) <= set(synsets.ilsvrc_2012()):
@@ -200,10 +205,10 @@ def validation_labels(path: pathlib.Path | None) -> list[str]:
     wnid_of: dict[str, tuple[str, int]] = {}
     number_of: dict[str, str] = {}
     for line, (number, wnid) in enumerate(zip(lines, published, strict=True), 1):
-        if not number.isdecimal() or not 1 <= int(number) <= CLASSES:
+        if not number.isdecimal() or len(number) > 4 or not 1 <= int(number) <= CLASSES:
             raise UserError(
-                f'{path}, line {line}: {number!r} is no WordNet id of ILSVRC-2012 and no number '
-                f'from 1 to {CLASSES}'
+                f'{path}, line {line}: {shown(number)!r} is no WordNet id of ILSVRC-2012 and no '
+                f'number from 1 to {CLASSES}'
             )
         other, first = wnid_of.setdefault(number, (wnid, line))
         if other != wnid or number_of.setdefault(wnid, number) != number:
@@ -214,51 +219,32 @@ def validation_labels(path: pathlib.Path | None) -> list[str]:
     return published
 
 
-def _open(
-    path: pathlib.Path, fileobj: IO[bytes] | None = None, where: object = None
-) -> tarfile.TarFile:
-    try:
-        if fileobj is None:
-            return tarfile.open(path, 'r:')
-        return tarfile.open(fileobj=fileobj, mode='r:')
-    except tarfile.TarError as error:
-        raise UserError(f'{where or path} is not a tar file ({error}): fetch it again') from None
-
-
 def _first_name(path: pathlib.Path) -> str:
-    with _open(path) as tar:
-        first = tar.next()
-    return posixpath.normpath(first.name) if first else ''
+    with files.open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            first = next(tar.members(file, 0, size), None)
+        except tar.Unwanted as error:
+            raise UserError(f'{path}: {error}; nothing was written') from None
+        except Refused as error:
+            raise UserError(f'{path} is not a tar file ({error}): fetch it again') from None
+    return first.name if first else ''
 
 
-def _members(
-    tar: tarfile.TarFile, where: object, size: int
-) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Name and header of each file in an archive of `size` bytes, none of them able to do harm."""
-    try:
-        for member in tar:
-            name = posixpath.normpath(member.name)
-            if name.startswith('/') or name.split('/')[0] == '..':
-                raise UserError(
-                    f'{where}: member {member.name!r} would leave its folder; nothing was written'
-                )
-            if not member.isreg():
-                raise UserError(
-                    f'{where}: member {member.name!r} is not a plain file; nothing was written'
-                )
-            if member.offset_data + member.size > size:
-                raise UserError(f'{where} ends in the middle of {name}: truncated, fetch it again')
-            yield name, member
-    except tarfile.TarError as error:
-        raise UserError(f'{where} is truncated or damaged ({error}): fetch it again') from None
-
-
-def _check_end(tar: tarfile.TarFile, path: pathlib.Path, size: int) -> None:
-    """A whole archive ends with blocks of zeros: one cut between two members lacks them."""
-    with path.open('rb') as file:
-        file.seek(tar.offset)
-        if file.read(BLOCK) != bytes(BLOCK):
-            raise UserError(f'{path} has no end after {size:,} bytes: truncated, fetch it again')
+def _members(file: IO[bytes], archive: tar.Member, where: object) -> Iterator[tar.Member]:
+    """The members of an archive, which may itself be a member of the file."""
+    found = tar.members(file, archive.place, archive.place + archive.size)
+    for number in itertools.count():
+        try:
+            member = next(found, None)
+        except tar.Unwanted as error:
+            raise UserError(f'{where}: {error}; nothing was written') from None
+        except Refused as error:
+            what = 'is truncated or damaged' if number else 'is not a tar file'
+            raise UserError(f'{where} {what}: {error}') from None
+        if member is None:
+            return
+        yield member
 
 
 def _sha256(path: pathlib.Path) -> str:

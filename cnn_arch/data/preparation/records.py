@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from cnn_arch.data import progress
-from cnn_arch.errors import UserError
+from cnn_arch import files
+from cnn_arch.data import decode, progress
 
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 READ_AHEAD = 256  # pictures in memory at a time
@@ -52,16 +52,21 @@ def image_kind(encoded: bytes) -> tuple[str, str, tuple[int, int]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # what a damaged header makes Pillow say
-            picture = Image.open(io.BytesIO(encoded))
+            picture = Image.open(io.BytesIO(encoded), formats=decode.FORMATS)
             return picture.format or '?', picture.mode, picture.size
     except Exception:  # Pillow's plugins raise what they like on damaged headers
         return '?', '?', (0, 0)
 
 
 def to_rgb_jpeg(encoded: bytes) -> bytes:
-    """Any picture as RGB JPEG of quality 100, what tfds makes of ImageNet's few odd ones."""
+    """Any picture as RGB JPEG of quality 100, what tfds makes of ImageNet's few odd ones.
+
+    Raises DecodeError where it is larger than the pictures that are decoded; Pillow has its own.
+    """
+    decode.image_size(encoded)
     result = io.BytesIO()
-    Image.open(io.BytesIO(encoded)).convert('RGB').save(result, 'JPEG', quality=100)
+    picture = Image.open(io.BytesIO(encoded), formats=decode.FORMATS)
+    picture.convert('RGB').save(result, 'JPEG', quality=100)
     return result.getvalue()
 
 
@@ -163,10 +168,7 @@ def _read(
     """The pictures in order, read ahead in parallel, converted where they must be."""
 
     def load(picture: Picture) -> tuple[Picture, bytes, bool]:
-        try:
-            encoded = picture.path.read_bytes()
-        except OSError as error:
-            raise UserError(f'{picture.path}: not readable ({error.strerror})') from None
+        encoded = files.read_regular(picture.path, decode.MAX_BYTES)
         kind, mode, _ = image_kind(encoded)
         if mode == 'CMYK' or (jpeg and kind not in ('JPEG', '?')):
             try:

@@ -8,10 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from cnn_arch import files
 from cnn_arch.data import decode, progress
 from cnn_arch.data.preparation import records
 from cnn_arch.errors import UserError
 
+LARGEST_REPORT = 1 << 28  # bytes
 REPORT = 'verified.json'  # beside the shards: what the verification found
 SHOWN = 20  # names of a list that are printed
 
@@ -80,13 +82,14 @@ class Report:
 
 
 def load(folder: pathlib.Path) -> Report | None:
-    """The report that `Report.save` left there, if any."""
+    """The report that `Report.save` left there, if any. Raises UserError where it is damaged."""
     path = folder / REPORT
     if not path.is_file():
         return None
-    data = json.loads(path.read_text())
-    splits = {split: SplitReport(**part) for split, part in data.pop('splits').items()}
-    return Report(**data, splits=splits)
+    with files.reading(path, 'report of a verification; remove it, and it is made again'):
+        data = json.loads(files.read_text(path, LARGEST_REPORT))
+        splits = {split: SplitReport(**part) for split, part in data.pop('splits').items()}
+        return Report(**data, splits=splits)
 
 
 def verify(data_dir: pathlib.Path, name: str, threads: int, job: Job | None = None) -> Report:
