@@ -23,6 +23,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     avg_pool,
     check_size,
     global_average_pool,
@@ -149,4 +150,4 @@ class DenseNet(nn.Module):
         x = FullyConnected(
             self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='classifier'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

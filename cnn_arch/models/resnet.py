@@ -38,6 +38,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     check_size,
     global_average_pool,
     he_normal,
@@ -146,7 +147,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm(name='bn5')(x, train))
         x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
         x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints
 
 
 Layers = tuple[tuple[int, int, int], ...]  # of a block, each (kernel, maps, stride)
