@@ -12,7 +12,7 @@ Typical use:
 Both sides compute in float64, from values that float32 has exactly. How much float32 errs depends
 on the processor, the library that it chooses and the number of threads: up to 1.6e-4 of the largest
 logit, in PyTorch's convolutions with AVX-512. In float64 the two sides differ by rounding of 1e-13
-or by an error of one of them. `assert_float32` then bounds what float32 adds, once per family.
+or by an error of one of them. `float32_bound` then tells what float32 may add, once per family.
 """
 
 import contextlib
@@ -55,18 +55,19 @@ def compiler_options(platform: str) -> dict[str, Any]:
 
 
 def jit(function: Callable[..., Any] | None = None, **settings: Any) -> Any:
-    """`jax.jit` that compiles fast; on an accelerator, float32 multiplies in float32."""
+    """`jax.jit` that compiles fast where it can; a decorator, with settings or without."""
     if function is None:
         return functools.partial(jit, **settings)
     options = compiler_options(jax.default_backend())
-    compiled = jax.jit(function, compiler_options=options, **settings)
+    return jax.jit(function, compiler_options=options, **settings)
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with jax.default_matmul_precision('highest'):
-            return compiled(*args, **kwargs)
 
-    return run
+def need_devices(count: int) -> None:
+    """Skips the test where there are fewer devices, as on a machine with one accelerator."""
+    if jax.device_count() < count:
+        import pytest
+
+        pytest.skip(f'needs {count} devices, {jax.default_backend()} has {jax.device_count()}')
 
 
 @contextlib.contextmanager
@@ -150,10 +151,19 @@ def in_float64(model: nn.Module, **options: Any) -> Callable[..., Any]:
 
 @functools.cache
 def torchvision() -> types.ModuleType:
-    """torchvision, importable where its compiled extension does not load (only models are used).
+    """torchvision, importable where its compiled extension does not load (only models are used)."""
+    library = declare_missing_operators()
+    import torchvision as module
 
-    Its Python part registers implementations for operators that the extension defines; they are
-    declared here where it does not. Declared before an extension that loads, they end the process.
+    module.declared = library  # type: ignore[attr-defined]  # its definitions die with it
+    return module
+
+
+def declare_missing_operators() -> Any:
+    """Declares what torchvision's Python part registers implementations for, where it is not there.
+
+    Its compiled extension defines these operators, if it loads; one that loads after they were
+    declared ends the process.
     """
     import torch
 
@@ -167,10 +177,7 @@ def torchvision() -> types.ModuleType:
     for name in ('nms', 'qnms'):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    torchvision.library = library  # type: ignore[attr-defined]  # its definitions die with it
-    import torchvision as module
-
-    return module
+    return library
 
 
 @functools.cache
@@ -340,11 +347,16 @@ def unfilled_keras(build: Callable[..., Any], size: tuple[int, int], **settings:
 
 @contextlib.contextmanager
 def float64_in_keras() -> Iterator[None]:
-    """What Keras builds inside is in float64; see `float64`."""
+    """What Keras builds and computes inside is in float64; see `float64`.
+
+    Its type promotion has a table by which float64 becomes float32 where the backend is JAX.
+    """
     import keras
+    from keras.src.backend.common import dtypes
 
     policy = keras.config.dtype_policy()
-    with float64():
+    table = mock.patch.dict(dtypes.BIT64_TO_BIT32_DTYPE, float64='float64')
+    with float64(), table:
         keras.config.set_dtype_policy('float64')
         try:
             yield
@@ -389,7 +401,7 @@ def run_keras(model: Any, images: np.ndarray) -> np.ndarray:
     groups = (model.trainable_variables, model.non_trainable_variables)
     weights = ([np.asarray(weight.value) for weight in group] for group in groups)
     assert all(weight.dtype == 'float64' for weight in model.weights)
-    with float64():
+    with float64_in_keras():
         return np.asarray(jit(forward)(*weights, as_float64(images)))
 
 
@@ -427,15 +439,18 @@ def assert_close(ours: Any, theirs: Any, relative: float | None = None) -> None:
     assert difference <= relative, f'relative difference {difference:.2e}'
 
 
-FLOAT32_ERROR = 100.0  # of a float32 network, in units of what rounding its inputs does
+FLOAT32_ERROR = 300.0  # of a float32 network, in units of what rounding its inputs does
 
 
-def assert_float32(model: nn.Module, variables: Tree, images: np.ndarray) -> None:
-    """The model in float32 is as near to itself in float64 as float32 can be expected to come.
+def float32_bound(
+    model: nn.Module, variables: Tree, images: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The model's logits in float64, and how far from them float32 may be (for `assert_close`).
 
-    The unit is measured: how far the logits move in float64 when each variable and each pixel
-    moves, at random, by what rounding to float32 may do to it. Rounding what is between the layers
-    adds a few such units. TF32 and bfloat16 round by 2^13 and 2^16 times as much.
+    The unit is measured: how far the logits move when each variable and each pixel moves, at
+    random, by what rounding to float32 may do to it, but not less than their own last bit. Rounding
+    what is between the layers adds some such units. TF32 and bfloat16 round by 2^13 and 2^16 times
+    as much.
     """
     rng = np.random.default_rng(0)
 
@@ -445,9 +460,7 @@ def assert_float32(model: nn.Module, variables: Tree, images: np.ndarray) -> Non
     run = in_float64(model)
     exact, _ = run(variables, images)
     moved, _ = run(jax.tree.map(rounded, as_float64(variables)), rounded(as_float64(images)))
-    ours, _ = jit(model.clone(dtype=jnp.float32).apply)(variables, images)
-    assert ours.dtype == jnp.float32
-    assert_close(ours, exact, FLOAT32_ERROR * distance(moved, exact))
+    return exact, FLOAT32_ERROR * max(distance(moved, exact), 2.0**-23)
 
 
 def step_changes(
