@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := demo_run
 
-.PHONY: demo test test-all fuzz check format clean
+.PHONY: demo test test-all test-device test-machines fuzz check format clean
 
 demo: .venv/run
 	$(BIN)/python train.py --config=configs/demo.py:lenet5 --workdir=$(RUN)/lenet5
@@ -25,6 +25,16 @@ test-all: .venv/dev
 # Damaged files for every reader of foreign files; each finding is kept and told.
 fuzz: .venv/dev
 	$(BIN)/python -m tests.fuzz.fuzz --cases=$(or $(CASES),10000) --seed=$(or $(SEED),$(shell date +%s))
+
+# The networks and their evaluation on an accelerator; jax needs its extra, see requirements.txt.
+DEVICE ?= cuda
+test-device: .venv/dev
+	JAX_PLATFORMS=$(DEVICE),cpu $(BIN)/python -m pytest -q -m "not slow" \
+		tests/test_oracles.py tests/models tests/evaluation tests/weights
+
+# The comparisons with other implementations, as other processors and threads compute them.
+test-machines: .venv/dev
+	$(BIN)/python -m tests.machines
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

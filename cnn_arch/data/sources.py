@@ -11,6 +11,7 @@ import gzip
 import io
 import logging
 import math
+import os
 import pathlib
 import struct
 from typing import Any, Protocol

@@ -38,6 +38,7 @@ from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
+    at_least_float32,
     check_size,
     local_response_normalisation,
     max_pool,
@@ -155,4 +156,4 @@ class AlexNet(nn.Module):
         x = FullyConnected(
             self.num_classes, window, self.dense, dtype=self.dtype, name='fc8', **initialisers(8)
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

@@ -26,6 +26,7 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     SqueezeExcitation,
+    at_least_float32,
     avg_pool,
     check_size,
     global_average_pool,
@@ -83,7 +84,7 @@ class BNInception(nn.Module):
             endpoints[name] = x
         x = endpoints['pool5'] = global_average_pool(x)  # [N, 1024]
         x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints
 
 
 class ConvBN(nn.Module):

@@ -110,9 +110,10 @@ def convolution(
 
     def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
         rows, columns = kernel.shape[:2]
-        padded = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        padded = jnp.pad(x, ((0, 0), *padding, (0, 0))).astype(dtype)
         height, width = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
-        total = jnp.zeros((x.shape[0], height, width, x.shape[3]), jnp.float32)
+        total = jnp.zeros((x.shape[0], height, width, x.shape[3]), dtype)
         for row in range(rows):
             for column in range(columns):
                 total += (

@@ -27,6 +27,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     avg_pool,
     check_size,
     global_average_pool,
@@ -169,4 +170,4 @@ class DenseNet(nn.Module):
         x = FullyConnected(
             self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=self.dtype, name='classifier'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

@@ -27,6 +27,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     avg_pool,
     check_size,
     global_average_pool,
@@ -129,7 +130,7 @@ class AuxiliaryClassifier(nn.Module):
         x = FullyConnected(
             self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
         )(x)
-        return x.astype(jnp.float32)
+        return at_least_float32(x)
 
 
 class GoogLeNet(nn.Module):
@@ -187,7 +188,7 @@ class GoogLeNet(nn.Module):
         x = FullyConnected(
             self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints
 
     def _normalise(self, x: jax.Array, endpoints: dict[str, Any], name: str) -> jax.Array:
         if self.batch_norm is not None:

@@ -20,6 +20,11 @@ from cnn_arch.models import backward, cpu
 Pad = int | tuple[tuple[int, int], tuple[int, int]]
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """x in float32, for sums that half precision would spoil; float64 stays what it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _pads(
     size: tuple[int, ...], window: int, stride: int, padding: Pad, ceil_mode: bool
 ) -> tuple[tuple[int, int], ...]:
@@ -104,8 +109,8 @@ def avg_pool(
 
 @jax.jit
 def global_average_pool(x: jax.Array) -> jax.Array:
-    """Mean over all places in float32, [N, H, W, C] -> [N, C] of x's dtype."""
-    return x.astype(jnp.float32).mean(axis=(1, 2)).astype(x.dtype)
+    """Mean over all places, at least in float32, [N, H, W, C] -> [N, C] of x's dtype."""
+    return at_least_float32(x).mean(axis=(1, 2)).astype(x.dtype)
 
 
 def local_response_normalisation(
@@ -118,7 +123,7 @@ def local_response_normalisation(
     """
 
     def normalise(x: jax.Array) -> jax.Array:
-        squares = jnp.square(x.astype(jnp.float32))
+        squares = jnp.square(at_least_float32(x))
         before = n // 2
         pads = ((0, 0), (0, 0), (0, 0), (before, n - 1 - before))
         total = jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, n), (1, 1, 1, 1), pads)
@@ -149,10 +154,10 @@ class BatchNorm(nn.Module):
     """Batch normalisation over groups of `group_size` images (Ioffe & Szegedy 2015).
 
     Statistics are taken over consecutive groups of the global batch, so they do not depend on how
-    many devices it lies on; a batch smaller than a group is one group. Moments are in float32.
-    Running statistics are the mean over groups of the groups' mean and unbiased variance (the
-    paper's algorithm 2), decayed with `momentum`. Raises UserError when the groups do not divide
-    the batch.
+    many devices it lies on; a batch smaller than a group is one group. Moments are in float32, of
+    float64 in float64. Running statistics are the mean over groups of the groups' mean and unbiased
+    variance (the paper's algorithm 2), decayed with `momentum`. Raises UserError when the groups do
+    not divide the batch.
     """
 
     settings: BatchNormSettings = BatchNormSettings()
@@ -183,8 +188,8 @@ class BatchNorm(nn.Module):
 
         # First over each image, then over groups: however groups lie on devices, [N, C] statistics
         # travel between them and maps do not.
-        means = x.astype(jnp.float32).mean(axis=(1, 2))
-        centred = x.astype(jnp.float32) - group_mean(means)
+        means = at_least_float32(x).mean(axis=(1, 2))
+        centred = at_least_float32(x) - group_mean(means)
         variances = jnp.square(centred).mean(axis=(1, 2))  # around the group's mean
         if not self.is_initializing():
             count = size * x.shape[1] * x.shape[2]

@@ -21,6 +21,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
+    at_least_float32,
     lecun_uniform,
 )
 
@@ -86,4 +87,4 @@ class LeNet1(nn.Module):
         }  # fmt: skip
         for name, layer in layers.items():
             x = endpoints[name] = backward.scaled_tanh(layer(x))
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

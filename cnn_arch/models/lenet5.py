@@ -22,6 +22,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
+    at_least_float32,
     lecun_uniform,
 )
 
@@ -104,6 +105,6 @@ class LeNet5(nn.Module):
         }  # fmt: skip
         for name, layer in layers.items():
             x = endpoints[name] = backward.scaled_tanh(layer(x))
-        penalties = jnp.square(x.astype(jnp.float32)[:, None] - RBF).sum(axis=2)  # equation 7
+        penalties = jnp.square(at_least_float32(x)[:, None] - RBF).sum(axis=2)  # equation 7
         endpoints['output'] = penalties
         return -penalties, endpoints

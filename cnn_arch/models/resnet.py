@@ -38,6 +38,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     avg_pool,
     check_size,
     global_average_pool,
@@ -149,14 +150,14 @@ class ResNet(nn.Module):
         if self.preactivation != 'none':
             x = nn.relu(norm(name='bn5')(x, train))
         if self.sliding:
-            x = avg_pool(x.astype(jnp.float32), 7, 1).astype(self.dtype)
+            x = avg_pool(at_least_float32(x), 7, 1).astype(self.dtype)
         else:
             x = global_average_pool(x)
         endpoints['pool5'] = x  # [N, C], or [N, h, w, C] with `sliding`
         x = FullyConnected(
             self.num_classes, dense=self.sliding, kernel_init=he_normal, dtype=self.dtype, name='fc'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints
 
 
 Layers = tuple[tuple[int, int, int], ...]  # of a block, each (kernel, maps, stride)

@@ -36,6 +36,7 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     SqueezeExcitation,
+    at_least_float32,
     check_size,
     global_average_pool,
     he_normal,
@@ -156,7 +157,7 @@ class SENet(nn.Module):
         x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints
 
 
 class Block(nn.Module):

@@ -26,6 +26,7 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
+    at_least_float32,
     check_size,
     global_average_pool,
     max_pool,
@@ -152,4 +153,4 @@ class Xception(nn.Module):
         x = FullyConnected(
             self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='classifier'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

@@ -25,6 +25,7 @@ from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
+    at_least_float32,
     check_size,
     local_response_normalisation,
     max_pool,
@@ -90,4 +91,4 @@ class ZFNet(nn.Module):
         x = FullyConnected(
             self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'
         )(x)
-        return x.astype(jnp.float32), endpoints
+        return at_least_float32(x), endpoints

@@ -222,7 +222,7 @@ def test_neurons_of_figure_2():
 def test_two_tower_equals_pytorch(size, order):
     variables = weights('two_tower')
     x = images(2, size, size)
-    logits, _ = oracles.jit(build('two_tower', order=order).apply)(variables, x)
+    logits, _ = oracles.in_float64(build('two_tower', order=order))(variables, x)
     # At 227 the peer is Caffe's network: no padding.
     peer = two_tower_in_torch(variables, order, padding={224: 3, 227: 0}[size])
     oracles.assert_close(logits, oracles.run_torch(peer, x))
@@ -246,7 +246,7 @@ def test_what_is_compared_depends_on_normalisation_and_its_place():
 def test_one_tower_equals_torchvision(size):
     variables = weights('one_tower')
     x = oracles.random_images(2, size, size, 3)
-    logits, _ = oracles.jit(build('one_tower').apply)(variables, x)
+    logits, _ = oracles.in_float64(build('one_tower'))(variables, x)
     oracles.assert_close(logits, oracles.run_torch(torchvision_alexnet(variables), x))
 
 
@@ -269,7 +269,7 @@ def test_dense_equals_torchvision_as_convolutions():
             layers.append(layer)
     x = oracles.random_images(1, 287, 323, 3)
     model, converted = dense.to_convolutional(build('one_tower'), variables, 224)
-    scores, _ = oracles.jit(model.apply)(converted, x)
+    scores, _ = oracles.in_float64(model)(converted, x)
     assert scores.shape == (1, 3, 4, 1000)
     theirs = oracles.run_torch(torch.nn.Sequential(*peer.features, *layers), x)
     oracles.assert_close(scores[0].reshape(-1, 1000), theirs[0].reshape(-1, 1000))
@@ -278,9 +278,9 @@ def test_dense_equals_torchvision_as_convolutions():
 def test_dense_of_two_towers_is_the_network_at_its_own_size():
     variables = weights('two_tower')
     x = images(1)
-    logits, _ = oracles.jit(build('two_tower').apply)(variables, x)
+    logits, _ = oracles.in_float64(build('two_tower'))(variables, x)
     model, converted = dense.to_convolutional(build('two_tower'), variables, 224)
-    scores, _ = oracles.jit(model.apply)(converted, x)
+    scores, _ = oracles.in_float64(model)(converted, x)
     assert scores.shape == (1, 1, 1, 1000)
     oracles.assert_close(scores[:, 0, 0], logits)
 
@@ -318,7 +318,7 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only(variant):
     logits, _ = train(variables, images(4), rngs={'dropout': oracles.random_key(0)})
     assert set(np.unique(logits)) == {0.0, 4.0}
     assert abs(np.mean(np.asarray(logits) == 4) - 0.25) < 4 * 0.5 / np.sqrt(logits.size)
-    logits, _ = oracles.jit(model.apply)(variables, images(1))
+    logits, _ = oracles.in_float64(model)(variables, images(1))
     assert (np.asarray(logits) == 1).all()
 
 

@@ -38,7 +38,14 @@ def assert_same(ours, theirs, dtype):
         np.testing.assert_array_equal(*pair)
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.fixture(params=[jnp.float32, jnp.bfloat16, jnp.float64])
+def dtype(request):
+    if request.param == jnp.float64 and jax.default_backend() == 'tpu':
+        pytest.skip('TPUs have no float64')
+    with jax.enable_x64(request.param == jnp.float64):
+        yield request.param
+
+
 def test_max_pool_and_its_gradient_are_those_of_lax_ties_included(dtype):
     # Small integers: most windows are ties, as after ReLU, and every sum is exact.
     rng = np.random.default_rng(0)
@@ -82,7 +89,6 @@ def convolve(function, x, kernel, stride, pads, groups):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_convolution_and_its_gradients_are_those_of_lax(dtype):
     # Small integers, so that both dtypes and all orders of addition give the same.
     rng = np.random.default_rng(0)

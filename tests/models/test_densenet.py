@@ -96,7 +96,7 @@ def assert_logits_of_keras(blocks, model, build, sizes):
         layers = [layer for layer in peer.layers if layer.weights]
         fill_in_order(layers, variables, blocks, oracles.fill_keras)
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         oracles.assert_close(ours, oracles.run_keras(peer, images))
 
 
@@ -139,12 +139,12 @@ def test_logits_are_those_of_torchvision(label):
     fill_in_order(layers, variables, blocks, oracles.fill_torch)
     for size in ((64, 64), (75, 51)):
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         oracles.assert_close(ours, oracles.run_torch(peer, images))
 
 
 def by_the_paper(variables, images, blocks, bottleneck, stem):
-    """Sections 3 and 4 line by line in PyTorch, from our variables."""
+    """Sections 3 and 4 line by line in PyTorch, from our variables, in float64."""
     import torch
     import torch.nn.functional as F
 
@@ -154,14 +154,14 @@ def by_the_paper(variables, images, blocks, bottleneck, stem):
             for key in path.split('/'):
                 tree = tree.get(key, {})
             own.update(tree)
-        return {key: torch.tensor(value) for key, value in own.items()}
+        return {key: torch.tensor(value).double() for key, value in own.items()}
 
     def bn_relu_conv(x, bn, conv, padding=0):
         p = layer(bn)
         x = F.relu(F.batch_norm(x, p['mean'], p['var'], p['scale'], p['bias'], eps=1e-5))
         return F.conv2d(x, layer(conv)['kernel'].permute(3, 2, 0, 1), padding=padding)
 
-    x = torch.tensor(images.transpose(0, 3, 1, 2))
+    x = torch.tensor(images.transpose(0, 3, 1, 2)).double()
     first = layer('conv1')['kernel'].permute(3, 2, 0, 1)
     if stem:
         p = layer('conv1_bn')
@@ -203,7 +203,7 @@ def test_with_and_without_b_and_c(bottleneck, compression):
         kept = variables['params']['transition1_conv']['kernel'].shape
         assert kept[3] == int(kept[2] * compression)
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         oracles.assert_close(ours, by_the_paper(variables, images, blocks, bottleneck, stem))
 
 
@@ -214,7 +214,7 @@ def test_logits_of_the_networks_of_table_2(label):
     variables = oracles.random_variables(model, 32)
     for size in ((32, 32), (17, 22)):
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         theirs = by_the_paper(variables, images, model.blocks, model.bottleneck, stem=False)
         oracles.assert_close(ours, theirs)
 
@@ -226,7 +226,7 @@ def test_121_without_b_and_c(bottleneck, compression):
     variables = oracles.random_variables(model, 64)
     for size in ((64, 64), (75, 51)):
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         theirs = by_the_paper(variables, images, model.blocks, bottleneck, stem=True)
         oracles.assert_close(ours, theirs)
 

@@ -220,7 +220,7 @@ def test_equals_torchvision(size):
     model = build('googlenet')
     variables = oracles.random_variables(model)
     x = images(2, *size)
-    logits, endpoints = oracles.jit(model.apply)(variables, x)
+    logits, endpoints = oracles.in_float64(model)(variables, x)
     oracles.assert_close(logits, oracles.run_torch(in_torchvision(variables), x))
     assert not {'loss1', 'loss2'} & set(endpoints)  # the heads are for training
 
@@ -230,7 +230,7 @@ def test_heads_equal_torchvision(size):
     model = build('googlenet', dropout=0.0, auxiliary_dropout=0.0)
     variables = oracles.random_variables(model)
     x = images(2, size, size)
-    logits, endpoints = oracles.jit(functools.partial(model.apply, train=True))(variables, x)
+    logits, endpoints = oracles.in_float64(model, train=True)(variables, x)
     peer = in_torchvision(variables).train()
     theirs = oracles.run_torch(lambda x: torch.stack([*peer(x)]), x)
     for ours, expected in zip(
@@ -244,7 +244,7 @@ def test_with_batch_normalisation_equals_torchvision(size):
     model = build('googlenet', batch_norm=BatchNormSettings(epsilon=1e-3))
     variables = oracles.random_variables(model)
     x = images(2, *size)
-    logits, endpoints = oracles.jit(model.apply)(variables, x)
+    logits, endpoints = oracles.in_float64(model)(variables, x)
     assert not {'norm1', 'norm2'} & set(endpoints)  # it replaces response normalisation
     oracles.assert_close(logits, oracles.run_torch(in_torchvision(variables, batch_norm=True), x))
 
@@ -267,9 +267,9 @@ def naive_in_torch(variables, x, modules=MODULES):
 
     def conv(x, path, stride=1):
         tree = functools.reduce(lambda tree, key: tree[key], path.split('/'), variables['params'])
-        kernel = torch.tensor(tree['kernel'].transpose(3, 2, 0, 1))
+        kernel = torch.tensor(tree['kernel'].transpose(3, 2, 0, 1)).double()
         padding = kernel.shape[-1] // 2
-        bias = torch.tensor(tree['bias'])
+        bias = torch.tensor(tree['bias']).double()
         return functional.relu(functional.conv2d(x, kernel, bias, stride, padding))
 
     def norm(x):
@@ -284,7 +284,7 @@ def naive_in_torch(variables, x, modules=MODULES):
 
     def linear(x, path):
         tree = functools.reduce(lambda tree, key: tree[key], path.split('/'), variables['params'])
-        return x @ torch.tensor(tree['kernel']) + torch.tensor(tree['bias'])
+        return x @ torch.tensor(tree['kernel']).double() + torch.tensor(tree['bias']).double()
 
     heads = {'4a': 'loss1', '4d': 'loss2'} if 'loss1' in variables['params'] else {}
     x = norm(pool(conv(x, 'conv1', stride=2)))
@@ -307,7 +307,7 @@ def test_naive_modules_equal_pytorch(monkeypatch):
     peer = functools.partial(naive_in_torch, variables, modules=MODULES[:4])
     for size in ((64, 64), (49, 66)):
         x = images(2, *size)
-        logits, _ = oracles.jit(model.apply)(variables, x)
+        logits, _ = oracles.in_float64(model)(variables, x)
         oracles.assert_close(logits, oracles.run_torch(peer, x)[0])
 
 
@@ -318,14 +318,14 @@ def test_the_whole_naive_network_equals_pytorch():
     peer = functools.partial(naive_in_torch, variables)
     for size in ((96, 96), (65, 130)):
         x = images(2, *size)
-        logits, _ = jax.jit(model.apply)(variables, x)
+        logits, _ = oracles.in_float64(model)(variables, x)
         lean = {'params': {k: v for k, v in variables['params'].items() if 'loss' not in k}}
         theirs = oracles.run_torch(functools.partial(naive_in_torch, lean), x)
         oracles.assert_close(logits, theirs[0])
     for size in (224, 240):
         model = build('naive', dropout=0.0, auxiliary_dropout=0.0)
         x = images(2, size, size)
-        logits, endpoints = jax.jit(functools.partial(model.apply, train=True))(variables, x)
+        logits, endpoints = oracles.in_float64(model, train=True)(variables, x)
         ours = logits, endpoints['loss1'], endpoints['loss2']
         for pair in zip(ours, oracles.run_torch(peer, x), strict=True):
             oracles.assert_close(*pair)
@@ -404,7 +404,7 @@ def test_the_shares_dropped_in_training():
         values = np.unique(output)
         np.testing.assert_allclose(values, [0, 1 / (1 - share)], rtol=1e-5)
         assert abs(np.mean(np.asarray(output) == 0) - share) < 4 * 0.5 / np.sqrt(output.size)
-    logits, _ = oracles.jit(model.apply)(variables, images(1))
+    logits, _ = oracles.in_float64(model)(variables, images(1))
     assert (np.asarray(logits) == 1).all()
 
 

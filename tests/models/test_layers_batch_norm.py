@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnn_arch.errors import UserError
 from cnn_arch.models.layers import BatchNorm, BatchNormSettings
+from tests import oracles
 
 CHANNELS = 5
 
@@ -35,6 +36,11 @@ def random_variables(seed=1):
 
 def train(settings, variables, x, dtype=jnp.float32):
     return BatchNorm(settings, dtype=dtype).apply(variables, x, train=True, mutable=['batch_stats'])
+
+
+def train_in_float64(settings, variables, x):
+    with oracles.float64():
+        return train(settings, *oracles.as_float64((variables, x)), jnp.float64)
 
 
 def slow(settings, variables, x):
@@ -61,36 +67,38 @@ def slow(settings, variables, x):
 def test_groups_against_a_slow_loop(group_size):
     settings = BatchNormSettings(group_size, momentum=0.7, epsilon=1e-3)
     variables, x = random_variables(), images()
-    ours, updated = train(settings, variables, x)
-    theirs, mean, var = slow(settings, variables, x)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    ours, updated = train_in_float64(settings, variables, x)
+    theirs, mean, var = slow(settings, oracles.as_float64(variables), x)
+    oracles.assert_close(ours, theirs)
     for name, batch in (('mean', mean), ('var', var)):
-        old = variables['batch_stats'][name]
-        expected = 0.7 * old + 0.3 * batch
-        np.testing.assert_allclose(updated['batch_stats'][name], expected, rtol=1e-5, atol=1e-6)
+        old = variables['batch_stats'][name].astype(np.float64)
+        oracles.assert_close(updated['batch_stats'][name], 0.7 * old + 0.3 * batch)
 
 
 def test_outputs_gradients_and_statistics_equal_pytorchs():
     settings = BatchNormSettings(group_size=8, momentum=0.9, epsilon=1e-5)
-    variables, x = random_variables(), images()
-    weights = images(seed=2)
-    peer = torch.nn.BatchNorm2d(CHANNELS, eps=1e-5, momentum=0.1)
-    values = (*variables['params'].values(), *variables['batch_stats'].values())
-    names = ('weight', 'bias', 'running_mean', 'running_var')
-    state = dict(zip(names, map(torch.tensor, values), strict=True))
+    variables, x, weights = oracles.as_float64((random_variables(), images(), images(seed=2)))
+    peer = torch.nn.BatchNorm2d(CHANNELS, eps=1e-5, momentum=0.1).double()
+    params, stats = variables['params'], variables['batch_stats']
+    state = {
+        'weight': params['scale'], 'bias': params['bias'],
+        'running_mean': stats['mean'], 'running_var': stats['var'],
+    }  # fmt: skip
+    state = jax.tree.map(torch.tensor, state)
     peer.load_state_dict({**state, 'num_batches_tracked': torch.tensor(0)})
     torch_x = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     output = peer(torch_x)
     (output * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
 
     def loss(params, x):
-        y, updated = train(settings, {**variables, 'params': params}, x)
+        y, updated = train(settings, {**variables, 'params': params}, x, jnp.float64)
         return (y * weights).sum(), (y, updated)
 
-    (params, gradient), (ours, updated) = jax.grad(loss, (0, 1), has_aux=True)(
-        variables['params'], x
-    )
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    with oracles.float64():
+        (params, gradient), (ours, updated) = jax.grad(loss, (0, 1), has_aux=True)(
+            variables['params'], x
+        )
+    close = oracles.assert_close
     close(ours, output.detach().numpy().transpose(0, 2, 3, 1))
     close(gradient, torch_x.grad.numpy().transpose(0, 2, 3, 1))
     close(params['scale'], peer.weight.grad)
@@ -111,6 +119,7 @@ def gradients(variables, x, weights, group_size):
 
 
 def on_devices(devices, variables, *batches):
+    oracles.need_devices(devices)
     mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
     whole = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     split = jax.device_put(batches, NamedSharding(mesh, PartitionSpec('data')))
@@ -171,12 +180,13 @@ def test_groups_that_do_not_divide_the_batch():
 def test_batch_statistics_are_off_at_test_time():
     variables, x = random_variables(), images()
     layer = BatchNorm(BatchNormSettings(epsilon=1e-3))
-    together, updated = layer.apply(variables, x, train=False, mutable=['batch_stats'])
-    stats, params = variables['batch_stats'], variables['params']
+    run = oracles.in_float64(layer, train=False, mutable=['batch_stats'])
+    together, updated = run(variables, x)
+    stats, params = (oracles.as_float64(variables[key]) for key in ('batch_stats', 'params'))
     normal = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-3)
-    np.testing.assert_allclose(together, normal * params['scale'] + params['bias'], rtol=1e-4)
-    alone = layer.apply(variables, x[:1], train=False)
-    np.testing.assert_allclose(alone, together[:1], rtol=1e-6)
+    oracles.assert_close(together, normal * params['scale'] + params['bias'])
+    alone, _ = run(variables, x[:1])
+    oracles.assert_close(alone, together[:1])
     jax.tree.map(np.testing.assert_array_equal, updated['batch_stats'], stats)
 
 

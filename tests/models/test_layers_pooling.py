@@ -31,14 +31,16 @@ def cases(paddings):
 
 
 def run(function, settings):
-    """Our function on its own random image for each case."""
+    """Our function on its own random image for each case, in float64."""
     images = [oracles.random_images(1, *case[0], 2, seed=i) for i, case in enumerate(settings)]
+    images = oracles.as_float64(images)
 
     @oracles.jit
     def all_at_once(images):
         return [function(x, *case[1:]) for x, case in zip(images, settings, strict=True)]
 
-    return zip(images, all_at_once(images), settings, strict=True)
+    with oracles.float64():
+        return zip(images, all_at_once(images), settings, strict=True)
 
 
 def to_torch(x):
@@ -60,7 +62,7 @@ def test_gradient_of_max_pool_is_pytorchs():
     settings = [case for case in cases((0, 1)) if case[0] == (8, 5)]
 
     def gradient(x, *case):
-        weights = np.cos(np.arange(x.size)).astype(np.float32)  # each window pulls differently
+        weights = np.cos(np.arange(x.size))  # each window pulls differently
 
         def total(x):
             y = layers.max_pool(x, *case)
@@ -68,25 +70,21 @@ def test_gradient_of_max_pool_is_pytorchs():
 
         return jax.grad(total)(x)
 
-    for x, ours, (size, window, stride, padding, ceil) in run(gradient, settings):
+    for x, ours, (_, window, stride, padding, ceil) in run(gradient, settings):
         image = to_torch(x).requires_grad_()
         y = functional.max_pool2d(image, window, stride, padding, ceil_mode=ceil)
         y = y.permute(0, 2, 3, 1)
-        weights = torch.cos(torch.arange(y.numel(), dtype=torch.float32)).reshape(y.shape)
+        weights = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).reshape(y.shape)
         (y * weights).sum().backward()
-        name = f'{size}, {window}/{stride}, padding {padding}, ceil {ceil}'
-        np.testing.assert_allclose(ours, from_torch(image.grad), rtol=1e-5, atol=1e-5, err_msg=name)
+        oracles.assert_close(ours, from_torch(image.grad))
 
 
 def test_avg_pool_is_pytorchs_with_and_without_the_padding():
-    for x, ours, (size, window, stride, padding, counted) in run(
-        layers.avg_pool, list(cases((0, 1)))
-    ):
+    for x, ours, (_, window, stride, padding, counted) in run(layers.avg_pool, list(cases((0, 1)))):
         theirs = functional.avg_pool2d(
             to_torch(x), window, stride, padding, count_include_pad=counted
         )
-        name = f'{size}, {window}/{stride}, padding {padding}, counted {counted}'
-        np.testing.assert_allclose(ours, from_torch(theirs), rtol=1e-5, atol=1e-6, err_msg=name)
+        oracles.assert_close(ours, from_torch(theirs))
 
 
 def windows_of(x, window, stride, pads):
@@ -115,7 +113,7 @@ def test_uneven_padding_by_a_loop_over_windows(pads):
     for x, ours, (_, window, stride, _) in run(layers.avg_pool, settings):
         size, parts = windows_of(x[0], window, stride, pads)
         expected = np.array([part.sum(axis=(0, 1)) / window**2 for part in parts])
-        np.testing.assert_allclose(ours, expected.reshape(1, *size, 2), rtol=1e-5, atol=1e-6)
+        oracles.assert_close(ours, expected.reshape(1, *size, 2))
 
 
 def test_same_padding_gives_the_size_over_the_stride():
@@ -133,9 +131,10 @@ def test_same_padding_gives_the_size_over_the_stride():
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 7), (8, 11)])
 def test_global_average_pool(size):
-    x = oracles.random_images(2, *size, 3)
-    expected = x.astype(np.float64).mean(axis=(1, 2))
-    np.testing.assert_allclose(layers.global_average_pool(x), expected, rtol=1e-5, atol=1e-6)
+    x = oracles.as_float64(oracles.random_images(2, *size, 3))
+    with oracles.float64():
+        ours = layers.global_average_pool(x)
+    oracles.assert_close(ours, x.mean(axis=(1, 2)))
 
 
 def test_global_average_pool_of_half_precision_sums_in_single():

@@ -8,6 +8,7 @@ import pytest
 from cnn_arch import configuration, summary
 from cnn_arch.errors import UserError
 from cnn_arch.models import lenet1, lenet5
+from tests import oracles
 
 # The loops: one unit, one connection at a time, as the papers describe them. They count as they go.
 
@@ -131,12 +132,12 @@ def test_lenet1_against_loops():
     model = lenet1.LeNet1(**lenet1.VARIANTS['LeNet-1'], reduce=False)
     variables = random_variables(model)
     images = np.random.default_rng(1).uniform(-1, 1, (2, 28, 28, 1)).astype(np.float32)
-    logits, endpoints = jax.jit(model.apply)(variables, images)
+    logits, endpoints = oracles.in_float64(model)(variables, images)
     for n, image in enumerate(images):
         net = lenet1_by_loops(variables['params'], image.astype(np.float64))
         for name, want in net.outputs.items():
-            np.testing.assert_allclose(endpoints[name][n], want, rtol=0, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(logits[n], net.outputs['output'], rtol=0, atol=2e-5)
+            oracles.assert_close(endpoints[name][n], want)
+        oracles.assert_close(logits[n], net.outputs['output'])
 
     # 784 inputs, 3,840 hidden units, 10 outputs and the bias: 4,635 units are printed.
     assert 784 + sum(y.size for y in net.outputs.values()) + 1 == 4635
@@ -150,15 +151,15 @@ def test_lenet5_against_loops():
     model = lenet5.LeNet5(**lenet5.VARIANTS['LeNet-5'])
     variables = random_variables(model)
     images = np.random.default_rng(1).uniform(-0.1, 1.175, (2, 28, 28, 1)).astype(np.float32)
-    logits, endpoints = jax.jit(model.apply)(variables, images)
+    logits, endpoints = oracles.in_float64(model)(variables, images)
     targets = [figure_3(digit) for digit in range(10)]
     for n, image in enumerate(images):
         field = np.full((32, 32, 1), -0.1)
         field[2:30, 2:30] = image
         net = lenet5_by_loops(variables['params'], field, targets)
         for name, want in net.outputs.items():
-            np.testing.assert_allclose(endpoints[name][n], want, rtol=2e-5, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(logits[n], -net.outputs['output'], rtol=2e-5)
+            oracles.assert_close(endpoints[name][n], want)
+        oracles.assert_close(logits[n], -net.outputs['output'])
 
     assert parameters(variables) == {
         'C1': 156, 'S2': 12, 'C3': 1516, 'S4': 32, 'C5': 48120, 'F6': 10164,

@@ -59,7 +59,7 @@ def slow_but(labels, fast):
 
 def compare(model, run_peer, variables, size):
     images = oracles.random_images(2, *size, 3)
-    oracles.assert_close(oracles.jit(model.apply)(variables, images)[0], run_peer(images))
+    oracles.assert_close(oracles.in_float64(model)(variables, images)[0], run_peer(images))
 
 
 # The papers' tables.
@@ -265,7 +265,10 @@ def test_logits_equal_timms_pre_activation_networks(label):
 
 
 def with_biases(variables):
-    """Variables for Keras' v1, whose convolutions have biases; the running means balance them."""
+    """Variables for Keras' v1, whose convolutions have biases; the running means balance them.
+
+    In float64, as float32 would round the sums.
+    """
     rng = np.random.default_rng(7)
 
     def shifted(params, stats):
@@ -273,7 +276,7 @@ def with_biases(variables):
         for name in list(params):
             partner = 'projection_bn' if name == 'projection' else name.replace('conv', 'bn')
             if 'kernel' in params[name] and partner in stats:
-                bias = rng.normal(size=params[name]['kernel'].shape[-1]).astype(np.float32)
+                bias = rng.normal(size=params[name]['kernel'].shape[-1])
                 params[name] = {**params[name], 'bias': bias}
                 stats[partner] = {**stats[partner], 'mean': stats[partner]['mean'] + bias}
             elif 'kernel' not in params[name] and name in stats and 'mean' not in stats[name]:

@@ -88,7 +88,7 @@ def test_equals_keras(variant, size):
     model = build(variant, input_size=size)
     variables = oracles.random_variables(model, size)
     x = oracles.random_images(2, size, size, 3)
-    logits, _ = oracles.jit(model.apply)(variables, x)
+    logits, _ = oracles.in_float64(model)(variables, x)
     oracles.assert_close(logits, in_keras(variant, variables, (size, size))(x))
 
 
@@ -102,7 +102,7 @@ def test_the_whole_network_equals_keras(variant):
     variables = oracles.random_variables(model)
     for size in FULL_SIZES:
         x = oracles.random_images(2, *size, 3)
-        logits, _ = oracles.jit(model.apply)(variables, x)
+        logits, _ = oracles.in_float64(model)(variables, x)
         oracles.assert_close(logits, in_keras(variant, variables, size)(x))
 
 
@@ -156,7 +156,7 @@ def test_equals_pytorch(variant, size):
     model = build(variant, input_size=size, fc_units=256, num_classes=100)
     variables = oracles.random_variables(model, size)
     x = images(2, size)
-    logits, _ = oracles.jit(model.apply)(variables, x)
+    logits, _ = oracles.in_float64(model)(variables, x)
     peer = in_torch(variant, variables, size // 32, 256, 100)
     oracles.assert_close(logits, oracles.run_torch(peer, x))
 
@@ -169,7 +169,7 @@ def test_the_whole_network_equals_pytorch(variant):
     peer = in_torch(variant, variables, 7, 4096, 1000)
     for size in FULL_SIZES:
         x = images(2, *size)
-        logits, _ = oracles.jit(model.apply)(variables, x)
+        logits, _ = oracles.in_float64(model)(variables, x)
         oracles.assert_close(logits, oracles.run_torch(peer, x))
 
 
@@ -188,7 +188,7 @@ def test_dense_slides_over_larger_images():
     variables = oracles.random_variables(model, 64)
     sliding, converted = dense.to_convolutional(model, variables, 64)
     larger = images(1, 101, 140)
-    scores, _ = oracles.jit(sliding.apply)(converted, larger)
+    scores, _ = oracles.in_float64(sliding)(converted, larger)
     assert scores.shape == (1, 2, 3, 10)
     theirs = oracles.run_torch(in_torch('A', converted, 2, 64, 10, sliding=True), larger)
     oracles.assert_close(scores.reshape(-1, 10), theirs.reshape(-1, 10))
@@ -228,7 +228,7 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only():
     logits, _ = train(variables, images(4, 32), rngs={'dropout': oracles.random_key(0)})
     assert set(np.unique(logits)) == {0.0, 4.0}
     assert abs(np.mean(np.asarray(logits) == 4) - 0.25) < 4 * 0.5 / np.sqrt(logits.size)
-    logits, _ = oracles.jit(model.apply)(variables, images(1, 32))
+    logits, _ = oracles.in_float64(model)(variables, images(1, 32))
     assert (np.asarray(logits) == 1).all()
 
 

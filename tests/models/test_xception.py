@@ -53,7 +53,8 @@ def fill_keras_xception(peer, variables):
         if 'sepconv' in layer.name and not layer.name.endswith('_bn'):
             params = variables['params'][layer.name]
             depthwise = params['depthwise']['kernel'].swapaxes(2, 3)  # [3, 3, 1, C] -> [3, 3, C, 1]
-            layer.set_weights([depthwise, params['pointwise']['kernel']])
+            with oracles.float64():
+                layer.set_weights([depthwise, params['pointwise']['kernel']])
             filled.append(layer.name)
             continue
         own = 'classifier' if layer.name == 'predictions' else layer.name
@@ -73,12 +74,12 @@ def test_logits_are_those_of_keras_applications(size):
     peer = oracles.unfilled_keras(keras.applications.Xception, size)
     fill_keras_xception(peer, variables)
     images = oracles.random_images(2, *size, 3)
-    ours = oracles.jit(model.apply)(variables, images)[0]
+    ours = oracles.in_float64(model)(variables, images)[0]
     oracles.assert_close(ours, oracles.run_keras(peer, images))
 
 
 def by_figure_5(variables, images, blocks, last, intermediate, fc_units):
-    """Figure 5 line by line in PyTorch, from our variables, with TensorFlow's "same" padding."""
+    """Figure 5 line by line in PyTorch in float64, with TensorFlow's "same" padding."""
     import torch
     import torch.nn.functional as F
 
@@ -88,7 +89,7 @@ def by_figure_5(variables, images, blocks, last, intermediate, fc_units):
             for key in path.split('/'):
                 tree = tree.get(key, {})
             own.update(tree)
-        return {key: torch.tensor(value) for key, value in own.items()}
+        return {key: torch.tensor(value).double() for key, value in own.items()}
 
     def kernel(path):
         return layer(path)['kernel'].permute(3, 2, 0, 1)
@@ -108,7 +109,7 @@ def by_figure_5(variables, images, blocks, last, intermediate, fc_units):
         pads = (width % 2, 1, height % 2, 1)
         return F.max_pool2d(F.pad(x, pads, value=-torch.inf), 3, 2)
 
-    x = torch.tensor(images.transpose(0, 3, 1, 2))
+    x = torch.tensor(images.transpose(0, 3, 1, 2)).double()
     x = F.relu(norm(F.conv2d(x, kernel('block1_conv1'), stride=2), 'block1_conv1'))
     x = F.relu(norm(F.conv2d(x, kernel('block1_conv2')), 'block1_conv2'))
     for block, layers in enumerate(blocks, 2):
@@ -146,7 +147,7 @@ def test_the_options_against_figure_5(intermediate, fc_units, size):
     model = SMALL(intermediate=intermediate, fc_units=fc_units)
     variables = oracles.random_variables(model, size)
     images = oracles.random_images(2, *size, 3)
-    ours = oracles.jit(model.apply)(variables, images)[0]
+    ours = oracles.in_float64(model)(variables, images)[0]
     theirs = by_figure_5(variables, images, model.blocks, model.last, intermediate, fc_units)
     oracles.assert_close(ours, theirs)
 
@@ -158,7 +159,7 @@ def test_variants_against_figure_5(label):
     variables = oracles.random_variables(model, 71)
     for size in ((71, 71), (80, 74)):
         images = oracles.random_images(2, *size, 3)
-        ours = oracles.jit(model.apply)(variables, images)[0]
+        ours = oracles.in_float64(model)(variables, images)[0]
         theirs = by_figure_5(
             variables, images, model.blocks, model.last, model.intermediate, model.fc_units
         )

@@ -91,7 +91,7 @@ def test_equals_pytorch(variant, size):
     model = build(variant, fc_units=256)
     variables = oracles.random_variables(model)
     x = images(2, size, size)
-    logits, _ = oracles.jit(model.apply)(variables, x)
+    logits, _ = oracles.in_float64(model)(variables, x)
     oracles.assert_close(logits, oracles.run_torch(in_torch(variant, variables, 256), x))
 
 
@@ -103,7 +103,7 @@ def test_the_whole_network_equals_pytorch(variant):
     peer = in_torch(variant, variables, 4096)
     for size in ((224, 224), (231, 238)):
         x = images(2, *size)
-        logits, _ = oracles.jit(model.apply)(variables, x)
+        logits, _ = oracles.in_float64(model)(variables, x)
         oracles.assert_close(logits, oracles.run_torch(peer, x))
 
 
@@ -122,12 +122,12 @@ def test_dense_slides_over_larger_images():
     variables = oracles.random_variables(model)
     sliding, converted = dense.to_convolutional(model, variables, 224)
     x = images(2)
-    logits, _ = oracles.jit(model.apply)(variables, x)
-    scores, _ = oracles.jit(sliding.apply)(converted, x)
+    logits, _ = oracles.in_float64(model)(variables, x)
+    scores, _ = oracles.in_float64(sliding)(converted, x)
     assert scores.shape == (2, 1, 1, 10)
     oracles.assert_close(scores[:, 0, 0], logits)
     larger = images(1, 300, 349)
-    scores, _ = oracles.jit(sliding.apply)(converted, larger)
+    scores, _ = oracles.in_float64(sliding)(converted, larger)
     assert scores.shape == (1, 3, 5, 10)
     theirs = oracles.run_torch(in_torch('a', converted, 64, 10, sliding=True), larger)
     oracles.assert_close(scores.reshape(-1, 10), theirs.reshape(-1, 10))
@@ -179,7 +179,7 @@ def test_half_of_fc6_and_of_fc7_is_dropped_in_training_only():
     logits, _ = train(variables, images(4), rngs={'dropout': oracles.random_key(0)})
     assert set(np.unique(logits)) == {0.0, 4.0}
     assert abs(np.mean(np.asarray(logits) == 4) - 0.25) < 4 * 0.5 / np.sqrt(logits.size)
-    logits, _ = oracles.jit(model.apply)(variables, images(1))
+    logits, _ = oracles.in_float64(model)(variables, images(1))
     assert (np.asarray(logits) == 1).all()
 
 

@@ -16,7 +16,7 @@ MEAN_BGR = (104.0, 117.0, 123.0)
 
 
 class Net:
-    """Layers of Caffe on float32 [N, C, H, W] tensors."""
+    """Layers of Caffe on [N, C, H, W] tensors in float64; the blobs are float32."""
 
     def __init__(self, seed: int = 0):
         self._rng = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ class Net:
                 * np.float32(np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1)
                 for shape in shapes
             ]
-        return [torch.tensor(blob) for blob in self.blobs[name]]
+        return [torch.tensor(blob).double() for blob in self.blobs[name]]
 
     def conv(
         self, name: str, x: Any, out: int, kernel: int, stride: int = 1, pad: int = 0,
@@ -68,10 +68,10 @@ class Net:
                 self._rng.normal(0, 0.1, channels).astype(np.float32),
             ]
         mean, var, factor = self.blobs[name]
-        gamma, beta = map(torch.tensor, self.blobs[scale])
-        return torch.nn.functional.batch_norm(
-            x, torch.tensor(mean / factor), torch.tensor(var / factor), gamma, beta, eps=1e-5
-        )
+        # Caffe divides in float32.
+        tensors = [mean / factor, var / factor, *self.blobs[scale]]
+        mean, var, gamma, beta = (torch.tensor(blob).double() for blob in tensors)
+        return torch.nn.functional.batch_norm(x, mean, var, gamma, beta, eps=1e-5)
 
     def pool(self, x: Any, kernel: int, stride: int, pad: int = 0) -> Any:
         """Max pooling; Caffe rounds the number of windows up."""

@@ -5,13 +5,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 import cnn_arch.mesh as meshes
 from cnn_arch import configuration, models
 from cnn_arch.data import preprocess
 from cnn_arch.weights import importer, trained
+from tests import oracles
 
 
 def small_config(folder: pathlib.Path, paper: str, variant: str, **options: Any) -> str:
@@ -41,7 +41,8 @@ def imported(
 def logits(folder: pathlib.Path, config_name: str, pixels: np.ndarray) -> np.ndarray:
     """What eval.py's path from folder to network computes for RGB pixels, uint8 [N, H, W, 3].
 
-    Including the mean and the scale that were stored beside the weights.
+    Including the mean and the scale that were stored beside the weights. The images are float32 as
+    `torch_input` makes them, to the last bit; from there on it is float64.
     """
     config = configuration.load(config_name)
     found = trained.find(folder)
@@ -49,13 +50,11 @@ def logits(folder: pathlib.Path, config_name: str, pixels: np.ndarray) -> np.nda
     found.adapt(config, evaluation=True)
     mesh = meshes.create_mesh(config.mesh)
     variables = found.restore(config, mesh)
-    model = models.build(config.model)
-
-    @jax.jit
-    def run(variables: Any, pixels: jax.Array) -> jax.Array:
-        return model.apply(variables, preprocess.normalise({'image': pixels}, config.data))[0]
-
-    return np.asarray(run(variables, pixels))
+    data = config.data
+    images = (pixels.astype(np.float32) - np.float32(data.mean)) / np.float32(data.std)
+    # XLA multiplies by reciprocals, which differs in the last bit.
+    oracles.assert_close(preprocess.normalise({'image': pixels}, data), images, 1e-5)
+    return oracles.in_float64(models.build(config.model))(variables, images)[0]
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -34,7 +34,7 @@ def check(
     pixels = common.random_pixels(2, size, size, 3)
     images = common.torch_input(pixels, mean_bgr[::-1], 1.0, bgr=True)
     with torch.inference_mode():
-        theirs = network(net, torch.tensor(images), **options).numpy()
+        theirs = network(net, torch.tensor(images).double(), **options).numpy()
     caffe_files.write(tmp_path / 'net.caffemodel', title, net.blobs, v1)
     record = common.imported(tmp_path / 'net.caffemodel', config, tmp_path / 'weights')
     oracles.assert_close(common.logits(tmp_path / 'weights', config, pixels), theirs)

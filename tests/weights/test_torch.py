@@ -54,7 +54,8 @@ def check(
     record = common.imported(source, config, tmp_path / 'weights')
     pixels = common.random_pixels(3, size, size, 3)
     with torch.inference_mode():
-        theirs = module(torch.tensor(common.torch_input(pixels, MEAN, STD))).numpy()
+        images = torch.tensor(common.torch_input(pixels, MEAN, STD))
+        theirs = module.double()(images.double()).numpy()
     oracles.assert_close(common.logits(tmp_path / 'weights', config, pixels), theirs)
     return record
 
