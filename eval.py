@@ -28,7 +28,7 @@ import pathlib
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, commands, mesh, models, preflight
+from cnn_arch import cluster, commands, environment, mesh, models, preflight
 from cnn_arch.data import sources
 from cnn_arch.evaluation import predictions, protocols, table_command, tables
 from cnn_arch.evaluation.evaluate import evaluate
@@ -80,6 +80,8 @@ def main(argv: list[str]) -> int:
     scales = ', '.join(map(str, plan.scales))
     label = ' + '.join(network.label for network in (found, *others))
     print(f'{args.config}  {label}  {source.name}  {plan.protocol} at {scales}  {result}')
+    if result.ties:
+        print(result.ties)
     return 0
 
 
@@ -94,6 +96,8 @@ def measure(
     plan = protocols.resolve(config, protocol)
     key = tables.key(found, config, plan, sources.fingerprint(source))
     kept = Store(found.folder / tables.POSTERIORS / key, len(source), source.num_classes)
+    if cluster.process() == 0 and not kept.complete:
+        logging.info('computes on %s', environment.line(environment.describe(config, devices)))
     variables = found.restore(config, devices)
     model = models.build(config.model)
     result = evaluate(model, variables, source, config, devices, protocol, kept)

@@ -2,7 +2,8 @@
 
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
-The workdir receives config.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and result.json.
+The workdir receives config.json, environment.json, checkpoints/<step>/, metrics.jsonl, tensorboard/
+and result.json.
 The same command goes on where the run stopped. Ctrl-C or SIGTERM saves a checkpoint and exits with
 75 (a second one leaves at once); user errors exit with 2, a loss that is not finite with 3, a disk
 that is full with 74.

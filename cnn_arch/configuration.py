@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from cnn_arch.errors import UserError
+from cnn_arch.evaluation.precision import PRODUCTS
 from cnn_arch.models import MODELS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
@@ -79,6 +80,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'none'),
         'data.augment.interpolation': ('bilinear', 'bicubic', 'random'),
         'data.channels': (1, 3),
+        'eval.precision': tuple(PRODUCTS),
     }
     for key, allowed in choices.items():
         value = _leaf(config, key)

@@ -8,7 +8,6 @@ then. That all processes are there is the roll call's business (cnn_arch/cluster
 import collections
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -22,14 +21,13 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 
-from cnn_arch import cluster
+from cnn_arch import cluster, environment
 from cnn_arch.commands import flatten
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import NotReady, UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODE = ('cnn_arch', 'configs', 'train.py', 'eval.py')  # what a run executes
-LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 TOKEN = '.preflight'  # a file by which processes know that they look into one folder
 FACTS_SECONDS = 60.0
 LAST_SECONDS = 10.0
@@ -110,7 +108,7 @@ def _facts(config: ml_collections.ConfigDict, folder: pathlib.Path, writes: bool
     return {
         'host': socket.gethostname(),
         'code': {path: _hash(ROOT / path) for path in CODE},
-        'libraries': {'python': platform.python_version(), **_versions()},
+        'libraries': {'python': platform.python_version(), **environment.versions()},
         'config': flatten(ml_collections.ConfigDict(json.loads(config.to_json_best_effort()))),
         'folder': _trouble_with(folder, writes),
         'token': secrets.token_hex(8),
@@ -139,16 +137,6 @@ def _what_is_there(folder: pathlib.Path, token: pathlib.Path, writes: bool) -> s
         return _digest(sorted(path.name for path in folder.iterdir()))
     except OSError as error:
         return str(error)
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = 'absent'
-    return versions
 
 
 def _hash(path: pathlib.Path) -> str:

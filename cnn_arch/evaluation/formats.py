@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_arch.evaluation.tables import Filled, Line, Verdict
+from cnn_arch import environment
+from cnn_arch.evaluation.tables import Filled, Line, Measured, Verdict
 from cnn_arch.papers.published import Finding, Row
 
 NONE = '-'
@@ -58,7 +59,8 @@ def markdown(tables: Sequence[Filled], findings: Findings) -> str:
 
 CSV_FIELDS = ('table', 'citation', 'split', 'row', 'printed_as', 'paper_top1_error',
               'paper_top5_error', 'top1_error', 'top5_error', 'top1_difference', 'top5_difference',
-              'images', 'complete', 'incomplete', 'protocol', 'missing')  # fmt: skip
+              'images', 'complete', 'incomplete', 'protocol', 'missing', 'ties',
+              'environments')  # fmt: skip
 
 
 def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
@@ -71,6 +73,7 @@ def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
         for line in filled.lines:
             record = _record(filled, line)
             columns = record.pop('columns')
+            record['environments'] = ' | '.join(map(environment.line, record['environments']))
             record['printed_as'] = '; '.join(f'{name} {text}' for name, text in columns.items())
             writer.writerow({key: '' if value is None else value for key, value in record.items()})
     return file.getvalue()
@@ -132,6 +135,8 @@ def _record(filled: Filled, line: Line) -> dict[str, Any]:
         'incomplete': None if ours is None else (ours.mark or None),
         'protocol': row.protocol if ours is None else ours.protocol,
         'missing': line.missing or None,
+        'ties': None if ours is None else (ours.ties or None),
+        'environments': [] if ours is None else list(ours.environments),
     }
 
 
@@ -191,7 +196,21 @@ def _notes(filled: Filled) -> list[str]:
     for line in filled.lines:
         if line.missing:
             missing.setdefault(line.missing, []).append(line.row.name)
-    return notes + [f'{", ".join(rows)}: {reason}' for reason, rows in missing.items()]
+    notes += [f'{", ".join(rows)}: {reason}' for reason, rows in missing.items()]
+    measured = [(line.row.name, line.measured) for line in filled.lines if line.measured]
+    notes += [f'{name}: {ours.ties}' for name, ours in measured if ours.ties]
+    return notes + _computed_on(measured)
+
+
+def _computed_on(measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """A line for each environment, with its rows where there are several."""
+    rows: dict[str, list[str]] = {}
+    for name, ours in measured:
+        for one in ours.environments:
+            rows.setdefault(environment.line(one), []).append(name)
+    if len(rows) == 1:
+        return [f'computed on {text}' for text in rows]
+    return [f'{", ".join(names)}: computed on {text}' for text, names in rows.items()]
 
 
 def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:

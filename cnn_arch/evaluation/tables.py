@@ -21,7 +21,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import commands, configuration, mesh, models
+from cnn_arch import commands, configuration, environment, mesh, models
 from cnn_arch.data import sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import protocols
@@ -59,6 +59,9 @@ class Measured:
     n: int  # images counted
     complete: int  # images of the whole split
     protocol: str
+    ties: str = ''  # what ties decided, see Result.ties
+    # What computed it, cnn_arch/environment.py; several for an ensemble of networks from several.
+    environments: tuple[dict[str, Any], ...] = ()
 
     @property
     def mark(self) -> str:
@@ -197,7 +200,8 @@ class Runner:
         plan = protocols.resolve(config)
         name = key(trained, config, plan, self._source(config)[1])
         if name not in self._results:
-            self._keep(name, self._evaluate(trained, config, self._store(name, config)))
+            result = self._evaluate(trained, config, self._store(name, config))
+            self._keep(name, result, [_here(config)])
         scales = ', '.join(map(str, plan.scales))
         return Measured(**self._results[name], protocol=f'{plan.protocol} at {scales}')
 
@@ -214,9 +218,15 @@ class Runner:
             for name, (trained, config) in zip(names, networks, strict=True):
                 stores.append(self._store(name, config))
                 if not stores[-1].complete:
-                    self._keep(name, self._evaluate(trained, config, stores[-1]))
+                    result = self._evaluate(trained, config, stores[-1])
+                    self._keep(name, result, [_here(config)])
             source = self._source(networks[0][1])[0]
-            self._keep(together, ensemble(stores, plans[0].protocol, source.complete))
+            # Of a member that eval.py alone has tested nothing is recorded but its answers.
+            results = [self._results.get(name, {}) for name in names]
+            made = [one for result in results for one in result.get('environments', [])]
+            distinct = [one for number, one in enumerate(made) if one not in made[:number]]
+            averaged = ensemble(stores, plans[0].protocol, source.complete)
+            self._keep(together, averaged, distinct)
         used = ', '.join(dict.fromkeys(plan.protocol for plan in plans))
         protocol = f'{used}, {len(networks)} networks'
         return Measured(**self._results[together], protocol=protocol)
@@ -239,12 +249,14 @@ class Runner:
                 models.build(config.model), variables, source, config, devices, store=store
             )
 
-    def _keep(self, name: str, result: Result) -> None:
+    def _keep(self, name: str, result: Result, environments: list[dict[str, Any]]) -> None:
         self._results[name] = {
             'top1_error': result.top1_error,
             'top5_error': result.top5_error,
             'n': result.n,
             'complete': result.complete,
+            'ties': result.ties,
+            'environments': environments,
         }
         self._remember()
 
@@ -331,6 +343,10 @@ def key(
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _here(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    return environment.describe(config, mesh.create_mesh(config.mesh))
 
 
 def _read(cache: pathlib.Path | None) -> dict[str, Any]:

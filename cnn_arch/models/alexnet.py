@@ -33,6 +33,7 @@ from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
     check_size,
+    classifier_dtype,
     local_response_normalisation,
     max_pool,
 )
@@ -119,6 +120,7 @@ class AlexNet(nn.Module):
             x = endpoints[f'fc{index}'] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)  # section 4.2
         x = FullyConnected(
-            self.num_classes, (1, 1), self.dense, dtype=self.dtype, name='fc8', **initialisers(8)
-        )(x)
-        return x.astype(jnp.float32), endpoints
+            self.num_classes, (1, 1), self.dense, dtype=classifier_dtype(self.dtype), name='fc8',
+            **initialisers(8),
+        )(x)  # fmt: skip
+        return x, endpoints

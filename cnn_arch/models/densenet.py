@@ -25,6 +25,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     avg_pool,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -147,6 +148,7 @@ class DenseNet(nn.Module):
         x = endpoints['features'] = norm_relu(x, 'bn')  # [N, 7, 7, C]
         x = endpoints['global_pool'] = global_average_pool(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='classifier'
-        )(x)
-        return x.astype(jnp.float32), endpoints
+            self.num_classes, kernel_init=he_normal, dtype=classifier_dtype(self.dtype),
+            name='classifier',
+        )(x)  # fmt: skip
+        return x, endpoints

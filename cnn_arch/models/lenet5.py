@@ -22,6 +22,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
+    classifier_dtype,
     lecun_uniform,
 )
 
@@ -104,6 +105,7 @@ class LeNet5(nn.Module):
         }  # fmt: skip
         for name, layer in layers.items():
             x = endpoints[name] = backward.scaled_tanh(layer(x))
-        penalties = jnp.square(x.astype(jnp.float32)[:, None] - RBF).sum(axis=2)  # equation 7
+        x = x.astype(classifier_dtype(self.dtype))
+        penalties = jnp.square(x[:, None] - RBF).sum(axis=2)  # equation 7
         endpoints['output'] = penalties
         return -penalties, endpoints

@@ -39,6 +39,7 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -145,8 +146,10 @@ class ResNet(nn.Module):
         if self.preactivation != 'none':
             x = nn.relu(norm(name='bn5')(x, train))
         x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
-        x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return x.astype(jnp.float32), endpoints
+        x = FullyConnected(
+            self.num_classes, kernel_init=he_normal, dtype=classifier_dtype(self.dtype), name='fc'
+        )(x)
+        return x, endpoints
 
 
 Layers = tuple[tuple[int, int, int], ...]  # of a block, each (kernel, maps, stride)

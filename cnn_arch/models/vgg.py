@@ -22,6 +22,7 @@ from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
     check_size,
+    classifier_dtype,
     local_response_normalisation,
     max_pool,
 )
@@ -95,6 +96,7 @@ class VGG(nn.Module):
             x = endpoints[name] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'
-        )(x)
-        return x.astype(jnp.float32), endpoints
+            self.num_classes, (1, 1), self.dense, kernel_init=init,
+            dtype=classifier_dtype(self.dtype), name='fc8',
+        )(x)  # fmt: skip
+        return x, endpoints

@@ -27,6 +27,7 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     check_size,
+    classifier_dtype,
     global_average_pool,
     max_pool,
 )
@@ -149,6 +150,7 @@ class Xception(nn.Module):
             x = endpoints[f'fc{index}'] = nn.relu(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='classifier'
-        )(x)
-        return x.astype(jnp.float32), endpoints
+            self.num_classes, kernel_init=KERNEL_INIT, dtype=classifier_dtype(self.dtype),
+            name='classifier',
+        )(x)  # fmt: skip
+        return x, endpoints

@@ -26,6 +26,7 @@ from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
     check_size,
+    classifier_dtype,
     local_response_normalisation,
     max_pool,
 )
@@ -88,6 +89,7 @@ class ZFNet(nn.Module):
             x = endpoints[f'fc{index}'] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'
-        )(x)
-        return x.astype(jnp.float32), endpoints
+            self.num_classes, (1, 1), self.dense, kernel_init=init,
+            dtype=classifier_dtype(self.dtype), name='fc8',
+        )(x)  # fmt: skip
+        return x, endpoints

@@ -12,12 +12,13 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from cnn_arch import environment
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import Diverged
 from cnn_arch.training import checkpoint
 from cnn_arch.training.step import Metrics, Plan, TrainState
-from cnn_arch.training.workdir import MetricsWriter, write_json
+from cnn_arch.training.workdir import MetricsWriter, record_environment, write_json
 
 BAR = 20  # characters of the live bar
 
@@ -43,6 +44,7 @@ class Report:
         self._began = self._since = time.monotonic()
         self._evaluating = self._evaluating_since = 0.0  # seconds, not counted as training
         self._last_step, self._waited = start, 0.0
+        self._environments: list[dict[str, Any]] = []
 
     def begin(
         self, model: nn.Module, state: TrainState, train: Source, evaluation: Source, mesh: Mesh
@@ -54,11 +56,21 @@ class Report:
             f'{config.model.dtype}')  # fmt: skip
         say(f'{train.name}: {len(train):,} training images, {len(evaluation):,} for evaluation, '
             f'{train.num_classes} classes')  # fmt: skip
-        say(f'{mesh.devices.size} {jax.devices()[0].platform} device(s), '
-            f'{jax.process_count()} process(es); {plan.total:,} steps of '
-            f'{config.train.batch_size} images')  # fmt: skip
+        here = environment.describe(config, mesh)
+        say(environment.line(here, evaluation=False))
+        say(f'trains in {here["training"]}; evaluates in {here["evaluation"]} '
+            f'(eval.precision={config.eval.precision})')  # fmt: skip
+        say(f'{plan.total:,} steps of {config.train.batch_size} images')
+        self._environments = record_environment(
+            self._workdir, self._start, here, goes_on=self._start < plan.total
+        )
         if self._start:
             say(f'going on from the checkpoint of step {self._start:,}')
+            first = {k: v for k, v in (self._environments or [here])[0].items() if k != 'from_step'}
+            changes = environment.differences(first, here)
+            if changes:
+                say(f'not what began this run: {"; ".join(changes)}; from here on the numbers are '
+                    'those of an undisturbed run up to rounding (docs/numbers.md)')  # fmt: skip
 
     def step(self, step: int, metrics: Metrics) -> bool:
         """Takes note of a step that is under way; False once a loss was not finite ('stop')."""
@@ -117,11 +129,14 @@ class Report:
             'top1_error': result.top1_error,
             'top5_error': result.top5_error,
             'images': result.images,
+            **({'ties': result.ties} if result.ties else {}),
         }
         values = {'validation_top1_error': result.top1_error,
                   'validation_top5_error': result.top5_error}  # fmt: skip
         self._writer.write(step, {'epoch': step / self._plan.per_epoch, **values})
         say(f'step {step:,}  validation: {result}')
+        if result.ties:
+            say(f'step {step:,}  {result.ties}')
 
     def raise_diverged(self, state: TrainState) -> NoReturn:
         """Ends the run: raises Diverged that names the step, the rate and the last finite loss."""
@@ -151,6 +166,7 @@ class Report:
             **(self.result or {}),
             'seconds': time.monotonic() - self._began,
             'seconds_evaluating': self._evaluating,
+            'environments': self._environments,
         }
         if jax.process_index() == 0:
             write_json(self._workdir / 'result.json', result)

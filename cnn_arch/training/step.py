@@ -202,8 +202,9 @@ def make_train_step(
     A step is one update from the whole batch; with `train.update_size` it is several, one after
     another. Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the
     batch), learning_rate, finite, with `data.on_bad_image=skip` also replaced (images of the
-    batch). An update whose loss or gradient is not finite is left out and counted; with
-    `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
+    batch); of equal scores the first is the answer. An update whose loss or gradient is not
+    finite is left out and counted; with `train.on_nonfinite=stop` so are all after it, until the
+    loop notices and ends the run.
     """
     optimiser = optimisers.build(config.optim)
     schedule = schedules.learning_rate(config, steps_per_epoch)

@@ -3,6 +3,7 @@
 config.json     the resolved configuration
 metrics.jsonl   one line per report: step, epoch, and what was measured
 tensorboard/    the same as TensorBoard events
+environment.json  what computed it, from which step on (cnn_arch/environment.py)
 result.json     how the run ended
 """
 
@@ -50,6 +51,27 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
                 print(f'changed since the last start: {change}')
     if jax.process_index() == 0:
         write_json(path, json.loads(config.to_json_best_effort()))
+
+
+def record_environment(
+    workdir: pathlib.Path, start: int, environment: dict[str, Any], goes_on: bool = True
+) -> list[dict[str, Any]]:
+    """All that has computed the run so far, each with the step that it computed `from_step` on.
+
+    `environment` computes from step `start` on; what is recorded of later steps is of a run that
+    was killed. Nothing is written unless the run `goes_on`.
+    """
+    path = workdir / 'environment.json'
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = []
+    known = [entry for entry in known if entry['from_step'] < start]
+    if goes_on and (not known or {**known[-1], 'from_step': 0} != {'from_step': 0, **environment}):
+        known.append({'from_step': start, **environment})
+        if jax.process_index() == 0:
+            write_json(path, known)
+    return known
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:

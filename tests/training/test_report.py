@@ -86,7 +86,7 @@ def test_evaluations_are_not_counted_as_training(tmp_path, clock, made, capsys):
         if step == 5:
             clock.now += 1000
             log.evaluation(step, types.SimpleNamespace(
-                top1_error=1.25, top5_error=0.5, images=320), seconds=1000)  # fmt: skip
+                top1_error=1.25, top5_error=0.5, images=320, ties=''), seconds=1000)  # fmt: skip
     last = capsys.readouterr().out.splitlines()[-1]
     assert '160 images/s' in last
     assert 'ETA 0:00:02' in last
