@@ -34,7 +34,7 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, commands, config_keys, mesh, models, preflight
+from cnn_arch import cluster, commands, config_keys, environment, mesh, models, preflight
 from cnn_arch.data import fingerprint, sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import keys, predictions, protocols, table_command, tables
@@ -83,6 +83,8 @@ def main(argv: list[str]) -> int:
     scales = ', '.join(map(str, plan.scales))
     label = members.label([network for network, _ in networks])
     print(f'{args.config}  {label}  {source.name}  {plan.protocol} at {scales}  {result}')
+    if result.ties:
+        print(result.ties)
     return 0
 
 
@@ -155,6 +157,8 @@ def measure(
     kept = Store(folder, len(source), config.model.num_classes)
     if kept.complete:
         return ensemble([kept], plan.protocol, source.complete), kept
+    if cluster.process() == 0:
+        logging.info('computes on %s', environment.line(environment.describe(config, devices)))
     variables = found.restore(config, devices)
     model = models.build(config.model)
     result = evaluate(model, variables, source, config, devices, protocol, kept)

@@ -2,11 +2,11 @@
 
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
-The workdir receives config.json, classes.json, checkpoints/<step>/, metrics.jsonl, tensorboard/ and
-result.json. The training data names the classes; evaluation data is matched to them by name. The
-same command goes on where the run stopped, and leaves a run that has ended as it is. Ctrl-C or
-SIGTERM saves a checkpoint and exits with 75 (a second one leaves at once); user errors exit with 2,
-a loss that is not finite with 3, a disk that is full with 74.
+The workdir receives config.json, classes.json, environment.json, checkpoints/<step>/,
+metrics.jsonl, tensorboard/ and result.json. The training data names the classes; evaluation data is
+matched to them by name. The same command goes on where the run stopped, and leaves a run that has
+ended as it is. Ctrl-C or SIGTERM saves a checkpoint and exits with 75 (a second one leaves at once);
+user errors exit with 2, a loss that is not finite with 3, a disk that is full with 74.
 """
 
 import argparse

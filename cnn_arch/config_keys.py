@@ -18,7 +18,7 @@ from ml_collections import ConfigDict as Config
 
 from cnn_arch import models
 from cnn_arch.errors import UserError
-from cnn_arch.evaluation import protocols
+from cnn_arch.evaluation import precision, protocols
 from cnn_arch.models import DTYPES, MODELS, densenet, vgg
 from cnn_arch.training.losses import LOSSES
 from cnn_arch.training.optimisers import RULES
@@ -413,6 +413,7 @@ KEYS: dict[str, Key] = {
     'eval.view_average': _test(one_of('', *protocols.VIEW_AVERAGES)),
     'eval.mirror': _test(FLAG, _mirrored),
     'eval.interpolation': _test(one_of('bilinear', 'bicubic')),
+    'eval.precision': _test(one_of(*precision.PRODUCTS)),
     'eval.batch_size': _work(whole(1, 2**20)),
 
     'checkpoint.every': _work(whole(1), always, None),

@@ -9,7 +9,6 @@ That all processes are there is the roll call's business (cnn_arch/cluster.py).
 import collections
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 
-from cnn_arch import cluster
+from cnn_arch import cluster, environment
 from cnn_arch.commands import flatten
 from cnn_arch.data import fingerprint
 from cnn_arch.data.sources import Source
@@ -32,8 +31,6 @@ from cnn_arch.evaluation import keys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODE = ('cnn_arch', 'configs', 'train.py', 'eval.py')  # what a run executes
-LIBRARIES = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy',
-             'simplejpeg', 'pillow')  # fmt: skip
 TOKEN = '.preflight'  # a file by which processes know that they look into one folder
 FACTS_SECONDS = 60.0
 LAST_SECONDS = 10.0
@@ -174,7 +171,7 @@ def _facts(
     return {
         'host': socket.gethostname(),
         'code': {path: _hash(ROOT / path) for path in CODE},
-        'libraries': {'python': platform.python_version(), **_versions()},
+        'libraries': {'python': platform.python_version(), **environment.versions()},
         'settings': keys.settings(),
         'arguments': {f'--{name}': None if value is None else str(value)
                       for name, value in arguments.items() if name not in PLACES},
@@ -201,16 +198,6 @@ def _read(token: pathlib.Path) -> str:
         return token.read_text()
     except OSError as error:
         return str(error)
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = 'absent'
-    return versions
 
 
 def _hash(path: pathlib.Path) -> str:

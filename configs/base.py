@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.variant = ''  # label of the paper's table in that family's file
     config.model.num_classes = 1000
     config.model.dtype = (
-        'float32'  # of the computation: float32 or bfloat16; parameters stay float32
+        'float32'  # of the computation: float32 or bfloat16; parameters, classifier, loss: float32
     )
     config.model.options = d()  # fields of the module that a paper's config lets you change
     config.model.batch_norm = d()  # what a family has of its own stands in its models file
@@ -144,6 +144,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.view_average = ''  # over views: posteriors or scores; '' = the protocol's
     config.eval.mirror = True  # False leaves out mirrored views: for networks trained without
     config.eval.interpolation = 'bilinear'  # or bicubic; antialiased
+    # float32: on every platform and whatever model.dtype. fast: in model.dtype, by the platform's
+    # unit (on NVIDIA's GPUs that multiplies float32 in TF32, on TPUs in bfloat16). docs/numbers.md.
+    config.eval.precision = 'float32'
     config.eval.batch_size = 64  # windows in a step, over all devices; whole images by their area
 
     config.checkpoint = d()

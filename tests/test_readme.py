@@ -14,14 +14,15 @@ DEMO = ROOT / 'demo_run'
 TOLERANCE = 3.0
 
 
-def block(name: str) -> str:
+def block(name: str, text: str = README) -> str:
     begin, end = f'<!-- {name}:begin -->', f'<!-- {name}:end -->'
-    assert README.count(begin) == README.count(end) == 1
-    return README.partition(begin)[2].partition(end)[0].strip()
+    assert text.count(begin) == text.count(end) == 1
+    return text.partition(begin)[2].partition(end)[0].strip()
 
 
 def split_figures(text: str) -> tuple[str, list[float]]:
-    """The text without its decimal figures, and those."""
+    """The text without its decimal figures, and those; without what computed them, too."""
+    text = re.sub(r'\n\n- computed on .*', '', text)
     figures = re.findall(r'\d+\.\d+', text)
     return re.sub(r'\d+\.\d+', '#', text), [float(figure) for figure in figures]
 
@@ -78,6 +79,17 @@ def test_the_cost_of_dense_evaluation_is_as_stored() -> None:
     # Dense evaluation at three scales costs at most a tenth of 150 crops.
     cost = {row['label']: row['cpu'] for row in stored['warm']}
     assert cost['dense, Q = 224, 256, 288'] <= cost['150 crops, Q = 256, 384, 512'] / 10
+
+
+def test_rounding_is_as_stored() -> None:
+    from benchmarks import rounding
+
+    stored = json.loads((ROOT / 'benchmarks' / 'results' / 'rounding.json').read_text())
+    page = (ROOT / 'docs' / 'numbers.md').read_text()
+    assert block('rounding', page) == rounding.markdown(stored).strip(), (
+        'docs/numbers.md is stale: '
+        'python benchmarks/rounding.py --markdown=benchmarks/results/rounding.json'
+    )
 
 
 def test_the_sample_is_as_stored() -> None:

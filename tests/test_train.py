@@ -109,6 +109,10 @@ def test_leaves_what_it_promises(undisturbed: pathlib.Path) -> None:
     assert result['step'] == 60
     assert (result['images'], result['complete']) == (360, 360)
     assert result['updates'] == 60
+    (environment,) = result['environments']
+    assert environment == json.loads((undisturbed / 'environment.json').read_text())[0]
+    assert (environment['from_step'], environment['platform']) == (0, 'cpu')
+    assert environment['training'] == environment['evaluation'] == 'float32, products in float32'
     assert 0 <= result['top5_error'] <= result['top1_error'] <= 100
     assert checkpoint.steps(undisturbed) == [40, 50, 60]
     assert sorted(losses(undisturbed)) == list(range(1, 61))

@@ -17,6 +17,7 @@ from cnn_arch.deconvnet import receptive_field
 from cnn_arch.deconvnet.receptive_field import Fields
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import dense
+from cnn_arch.evaluation import precision as precisions
 from cnn_arch.models.backward import RULES
 
 LOGITS = 'logits'
@@ -45,15 +46,17 @@ class Network:
     text: str  # the model's, which tells models apart
     data: ml_collections.FrozenConfigDict  # config.data: mean, std, channels
     size: int  # pixels, side of the images
+    precision: str  # config.eval.precision
     mesh: Mesh
 
     @classmethod
     def create(cls, config: ml_collections.ConfigDict, mesh: Mesh) -> 'Network':
         """The network of `config` on windows of its test size."""
-        model = models.build(config.model)
+        precision = config.eval.precision
+        model = precisions.arithmetic(models.build(config.model), precision)
         data = ml_collections.FrozenConfigDict(config.data)
         size = config.eval.crop or config.data.augment.size
-        return cls(model, config.model.name, repr(model), data, size, mesh)
+        return cls(model, config.model.name, repr(model), data, size, precision, mesh)
 
     @property
     def abstract_variables(self) -> Any:
@@ -74,7 +77,9 @@ class Network:
 
         What needs weights that are not there is not a number.
         """
-        logits, endpoints = self.model.apply(_completed(variables, self.abstract_variables), pixels)
+        variables = _completed(variables, self.abstract_variables)
+        with precisions.products(self.precision):
+            logits, endpoints = self.model.apply(variables, pixels)
         found = {name: x for name, x in endpoints.items() if name not in NOT_LAYERS}
         found[LOGITS] = logits
         return {name: x if x.ndim == 4 else x[:, None, None] for name, x in found.items()}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from cnn_arch import mesh as meshes
 from cnn_arch.deconvnet.network import Network
+from cnn_arch.evaluation import precision as precisions
 from cnn_arch.models.backward import backward_rule
 
 
@@ -52,7 +53,8 @@ def project(
             value = 1.0 if method == 'gradient' else activations[rows, places, maps]
             return pull(jnp.zeros_like(activations).at[rows, places, maps].set(value))[0]
 
-        signals = jax.vmap(back, in_axes=1, out_axes=1)(maps, places)  # [N, K, H, W, C]
+        with precisions.products(network.precision):
+            signals = jax.vmap(back, in_axes=1, out_axes=1)(maps, places)  # [N, K, H, W, C]
         margins = [(0, 0), (0, 0), *((side, side) for side in window), (0, 0)]
         framed = jnp.pad(signals, margins)
 

@@ -26,7 +26,7 @@ from cnn_arch.evaluation import network as networks
 from cnn_arch.evaluation.batching import Batch, Shape
 from cnn_arch.evaluation.progress import Progress
 from cnn_arch.evaluation.reading import Reader
-from cnn_arch.evaluation.result import TOP, Result, Usage
+from cnn_arch.evaluation.result import TOP, Result, Usage, rank_of, ranks_in
 from cnn_arch.evaluation.store import COUNTED, MISSING, Store, best_of
 
 ROUND = 512  # images per host whose sizes are read ahead, encoded bytes kept
@@ -76,6 +76,7 @@ def evaluate(
         evaluation.classes,
         evaluation.probabilities,
         evaluation.counted,
+        evaluation.ranks,
         tuple(evaluation.usage[scale] for scale in plan.scales if scale in evaluation.usage),
     )
 
@@ -103,6 +104,7 @@ class _Evaluation:
         self.classes = np.full((size, TOP), -1, np.int32)
         self.probabilities = np.zeros((size, TOP), np.float32)
         self.counted = np.zeros(size, bool)
+        self.ranks = np.zeros((size, 2), np.int32)
         self.usage: dict[int, Usage] = {}
         self._check = check
         self._store, self._remaining = store, list(range(size))
@@ -110,6 +112,7 @@ class _Evaluation:
             self.labels[:] = store.labels
             self.classes, self.probabilities = store.best(TOP)
             self.counted[:] = store.states == COUNTED
+            self.ranks = ranks_in(store)
             self._remaining = np.flatnonzero(store.states == MISSING).tolist()
 
         rows = meshes.host_rows(config.eval.batch_size, network.mesh)
@@ -322,10 +325,14 @@ class _Evaluation:
 
     def _finish(self, index: int, average: np.ndarray) -> None:
         if not np.isfinite(average).all():
-            raise UserError(f'image {index} of {self._source.name}: the scores are not finite')
+            raise UserError(
+                f'image {self._source[index].key}: the scores of the network are not finite, so '
+                'that no error can be given; the weights may be those of a run that diverged'
+            )
         posteriors = _softmax(average) if self._average_scores else average
         assert not self.counted[index], index
         self.classes[index], self.probabilities[index] = best_of(posteriors, TOP)
+        self.ranks[index] = rank_of(int(self.labels[index]), posteriors)
         self.counted[index] = True
         self._forget(index, posteriors)
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_arch.evaluation.tables import Filled, Line, Verdict
+from cnn_arch import environment
+from cnn_arch.evaluation.tables import Filled, Line, Measured, Verdict
 from cnn_arch.papers.published import Finding, Row
 
 NONE = '-'
@@ -61,7 +62,7 @@ def markdown(tables: Sequence[Filled], findings: Findings) -> str:
 CSV_FIELDS = ('table', 'citation', 'split', 'row', 'printed_as', 'paper_top1_error',
               'paper_top5_error', 'top1_error', 'top5_error', 'top1_difference', 'top5_difference',
               'images', 'complete', 'incomplete', 'protocol', 'network', 'departures',
-              'missing')  # fmt: skip
+              'missing', 'ties', 'environment')  # fmt: skip
 
 
 def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
@@ -75,6 +76,8 @@ def csv_text(tables: Sequence[Filled], findings: Findings) -> str:
             record = _record(filled, line)
             columns = record.pop('columns')
             record['departures'] = '; '.join(record['departures'])
+            if record['environment'] is not None:
+                record['environment'] = environment.line(record['environment'])
             record['printed_as'] = '; '.join(f'{name} {text}' for name, text in columns.items())
             writer.writerow({key: '' if value is None else value for key, value in record.items()})
     return file.getvalue()
@@ -140,6 +143,8 @@ def _record(filled: Filled, line: Line) -> dict[str, Any]:
         'network': line.network or None,
         'departures': list(line.departures),
         'missing': line.missing or None,
+        'ties': None if ours is None else (ours.ties or None),
+        'environment': None if ours is None else ours.environment,
     }
 
 
@@ -211,7 +216,21 @@ def _notes(filled: Filled) -> list[str]:
         if line.departures:
             why = f'ours {DEPARTING}: {"; ".join(line.departures)}'
             said.setdefault(why, []).append(line.row.name)
-    return notes + [f'{", ".join(rows)}: {reason}' for reason, rows in said.items()]
+    notes += [f'{", ".join(rows)}: {reason}' for reason, rows in said.items()]
+    measured = [(line.row.name, line.measured) for line in filled.lines if line.measured]
+    notes += [f'{name}: {ours.ties}' for name, ours in measured if ours.ties]
+    return notes + _computed_on(measured)
+
+
+def _computed_on(measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """A line for each environment, with its rows where there are several."""
+    rows: dict[str, list[str]] = {}
+    for name, ours in measured:
+        if ours.environment is not None:
+            rows.setdefault(environment.line(ours.environment), []).append(name)
+    if len(rows) == 1:
+        return [f'computed on {text}' for text in rows]
+    return [f'{", ".join(names)}: computed on {text}' for text, names in rows.items()]
 
 
 def _finding(finding: Finding, found: Sequence[Verdict]) -> list[str]:

@@ -13,14 +13,13 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import ml_collections
 
-from cnn_arch import commands
+from cnn_arch import commands, environment
 from cnn_arch.evaluation import protocols
 
 MEANING = 2  # of what is kept; raised when a fix outside CODE changes what a call would measure
@@ -110,7 +109,9 @@ def arithmetic() -> dict[str, Any]:
         'platform': jax.default_backend(),
         'compiler': device.client.platform_version,
         'device': device.device_kind,
-        'processor': processor(),
+        'processor': environment.processor(),
+        'vector_extension': environment.vector_extension(),
+        'threads': environment.threads(),
         **settings(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
     }
@@ -125,17 +126,6 @@ def settings() -> dict[str, Any]:
         'XLA_FLAGS': sorted(flag for flag in flags if not flag.startswith(DEVICE_COUNT)),
         **{name: os.environ.get(name, '') for name in ENVIRONMENT},
     }
-
-
-@functools.cache
-def processor() -> str:
-    """The name of the CPU, which decodes and resizes wherever the network is computed."""
-    try:
-        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    names = {line.partition(':')[2].strip() for line in lines if line.startswith('model name')}
-    return ' '.join([platform.machine(), *(sorted(names) or [platform.processor()])])
 
 
 @functools.cache

@@ -13,21 +13,27 @@ from jax.sharding import Mesh
 from cnn_arch import mesh as meshes
 from cnn_arch.data import preprocess
 from cnn_arch.evaluation import dense, ragged
+from cnn_arch.evaluation import precision as precisions
 from cnn_arch.evaluation.protocols import SLIDING, Plan
 from cnn_arch.models import layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model with the arithmetic around it. Equal ones share their compiled functions."""
+    """A model with the arithmetic around it. Equal ones share their compiled functions.
 
-    model: nn.Module = dataclasses.field(compare=False)
+    Posteriors are not a number where a score is not finite: a softmax would hide what is minus
+    infinity.
+    """
+
+    model: nn.Module = dataclasses.field(compare=False)  # in the dtype of the evaluation
     name: str  # the model's text, which tells models apart
     data: ml_collections.FrozenConfigDict  # config.data: mean, std, channels
     crop: int
     average: str  # over a class score map
     view_average: str  # posteriors or scores: which of them are averaged over views
     sliding: bool
+    precision: str  # config.eval.precision
     mesh: Mesh
 
     @classmethod
@@ -36,16 +42,19 @@ class Network:
     ) -> 'Network':
         """The network that `config` evaluates."""
         data = ml_collections.FrozenConfigDict(config.data)
+        precision = config.eval.precision
+        model = precisions.arithmetic(model, precision)
         return cls(
             model, repr(model), data, plan.crop, plan.average, plan.view_average,
-            plan.pooling == SLIDING, mesh,
+            plan.pooling == SLIDING, precision, mesh,
         )  # fmt: skip
 
     def posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
         """uint8 [N, crop, crop, C] -> float32 [N, classes]; scores if those are averaged."""
-        pixels = preprocess.normalise({'image': images}, self.data)
-        logits, _ = self.model.apply(variables, pixels)
-        return self._of_scores(logits)
+        with precisions.products(self.precision):
+            pixels = preprocess.normalise({'image': images}, self.data)
+            logits, _ = self.model.apply(variables, pixels)
+            return self._of_scores(logits)
 
     def dense_posteriors(self, variables: Any, images: jax.Array) -> jax.Array:
         """uint8 [N, H, W, C] -> float32 [N, classes], the average over a class score map.
@@ -53,21 +62,33 @@ class Network:
         Posteriors, or scores if those are averaged over views.
         """
         variables = dense.reshaped(variables, _dense_variables(self))
-        pixels = preprocess.normalise({'image': images}, self.data)
-        scores, _ = dense.convolutional(self.model, self.sliding).apply(variables, pixels)
-        if scores.ndim == 2:  # the network itself pools over all places
-            return self._of_scores(scores)
-        if self.average == 'scores':
-            return self._of_scores(layers.global_average_pool(scores))
-        return layers.global_average_pool(jax.nn.softmax(scores))
+        with precisions.products(self.precision):
+            pixels = preprocess.normalise({'image': images}, self.data)
+            scores, _ = dense.convolutional(self.model, self.sliding).apply(variables, pixels)
+            if scores.ndim == 2:  # the network itself pools over all places
+                return self._of_scores(scores)
+            if self.average == 'scores':
+                return self._of_scores(layers.global_average_pool(scores))
+            return layers.global_average_pool(_softmax(scores))
 
     def _of_scores(self, scores: jax.Array) -> jax.Array:
         """What is averaged over views, of scores [N, classes]."""
-        return scores if self.view_average == 'scores' else jax.nn.softmax(scores)
+        return _finite(scores, scores) if self.view_average == 'scores' else _softmax(scores)
 
     def ragged(self) -> ragged.RaggedFunction:
         """`dense_posteriors` for images of different sizes on one canvas; made once."""
         return _ragged(self)
+
+
+def _softmax(scores: jax.Array) -> jax.Array:
+    """Posteriors [..., classes], all of them NaN where one score is not finite."""
+    return _finite(scores, jax.nn.softmax(scores))
+
+
+def _finite(scores: jax.Array, result: jax.Array) -> jax.Array:
+    """`result` [..., classes], NaN wherever one of an image's scores is not finite."""
+    # A sum over classes, which evaluation/ragged.py knows: 0, or NaN.
+    return result + jnp.where(jnp.isfinite(scores), 0.0, jnp.nan).sum(axis=-1, keepdims=True)
 
 
 @functools.lru_cache(maxsize=16)

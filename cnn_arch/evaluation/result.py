@@ -44,8 +44,10 @@ class Result:
 
     `classes` int32 [images, 5] and `probabilities` float32 [images, 5], the most probable first (-1
     and 0 beyond the number of classes), `labels` int32 [images]; `counted` bool [images] is False
-    for an image that could not be decoded. `usage` tells how the images computed in this call were
-    padded, scale by scale.
+    for an image that could not be decoded. `ranks` int32 [images, 2] are `rank_of` each label. Of
+    classes that are equally probable the one with the smaller number comes first; how many images
+    that decides is told (`ties`). `usage` tells how the images computed in this call were padded,
+    scale by scale.
     """
 
     protocol: str
@@ -54,6 +56,7 @@ class Result:
     classes: np.ndarray
     probabilities: np.ndarray
     counted: np.ndarray
+    ranks: np.ndarray
     usage: tuple[Usage, ...] = ()
 
     @property
@@ -84,6 +87,30 @@ class Result:
             f'n = {self.images}'
         )
 
+    @property
+    def ties(self) -> str:
+        """How many images are right or wrong by a tie alone, and what that makes of the errors.
+
+        '' where there is none.
+        """
+        ahead, equal = self.ranks[self.counted].T
+        counts = {top: int(((ahead < top) & (ahead + equal >= top)).sum()) for top in (1, TOP)}
+        if not any(counts.values()):
+            return ''
+        bounds = {
+            top: (100 * float(np.mean(ahead >= top)), 100 * float(np.mean(ahead + equal >= top)))
+            for top in (1, TOP)
+        }
+        return (
+            f'ties, decided by class number: {counts[1]:,} images at rank 1, {counts[TOP]:,} at '
+            f'rank {TOP}; '
+            + ', '.join(
+                f'the top-{top} error lies between {low:.2f} and {high:.2f} %'
+                for top, (low, high) in bounds.items()
+                if counts[top]
+            )
+        )
+
     def _error(self, top: int) -> float:
         missed = (self.classes[:, :top] != self.labels[:, None]).all(axis=1)[self.counted]
         return 100 * float(missed.sum()) / self.n
@@ -97,9 +124,29 @@ def ensemble(stores: Sequence[Store], protocol: str, complete: int) -> Result:
     counted = np.all([store.states == COUNTED for store in stores], axis=0)
     classes = np.full((len(counted), TOP), -1, np.int32)
     probabilities = np.zeros((len(counted), TOP), np.float32)
+    labels, ranks = stores[0].labels, np.zeros((len(counted), 2), np.int32)
     if jax.process_index() == 0:
         for index in np.flatnonzero(counted):
             total = sum(store.posteriors[index].astype(np.float64) for store in stores)
-            classes[index], probabilities[index] = best_of(np.asarray(total) / len(stores), TOP)
-    classes, probabilities = (meshes.exchange(array)[0] for array in (classes, probabilities))
-    return Result(protocol, complete, stores[0].labels, classes, probabilities, counted)
+            mean = np.asarray(total) / len(stores)
+            classes[index], probabilities[index] = best_of(mean, TOP)
+            ranks[index] = rank_of(int(labels[index]), mean)
+    classes, probabilities, ranks = (
+        meshes.exchange(array)[0] for array in (classes, probabilities, ranks)
+    )
+    return Result(protocol, complete, labels, classes, probabilities, counted, ranks)
+
+
+def rank_of(label: int, posteriors: np.ndarray) -> tuple[int, int]:
+    """How many of [classes] are more probable than a label, and how many others as probable."""
+    own = posteriors[label]
+    return int((posteriors > own).sum()), int((posteriors == own).sum()) - 1
+
+
+def ranks_in(store: Store) -> np.ndarray:
+    """`rank_of` the labels of what a store holds, int32 [images, 2], on every process."""
+    ranks = np.zeros((len(store.states), 2), np.int32)
+    if jax.process_index() == 0:
+        for index in np.flatnonzero(store.states == COUNTED):
+            ranks[index] = rank_of(int(store.labels[index]), store.posteriors[index])
+    return meshes.exchange(ranks)[0]

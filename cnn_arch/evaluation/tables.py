@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import commands, config_keys, configuration, mesh, models
+from cnn_arch import commands, config_keys, configuration, environment, mesh, models
 from cnn_arch.commands import flatten
 from cnn_arch.data import classes, fingerprint, sources
 from cnn_arch.errors import UserError
@@ -61,6 +61,8 @@ class Measured:
     n: int  # images counted
     complete: int  # images of the whole split
     protocol: str
+    ties: str = ''  # what ties decided, see Result.ties
+    environment: dict[str, Any] | None = None  # what computes here, cnn_arch/environment.py
 
     @property
     def mark(self) -> str:
@@ -311,13 +313,14 @@ class Runner:
         plan = protocols.resolve(config)
         scales = ', '.join(map(str, plan.scales))
         result = self._average([(trained, config)])
-        return _measured(result, f'{plan.protocol} at {scales}')
+        return _measured(result, config, f'{plan.protocol} at {scales}')
 
     def _ensemble(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Measured:
         used = ', '.join(
             dict.fromkeys(protocols.resolve(config).protocol for _, config in networks)
         )
-        return _measured(self._average(networks), f'{used}, {len(networks)} networks')
+        average = self._average(networks)
+        return _measured(average, networks[0][1], f'{used}, {len(networks)} networks')
 
     def _average(self, networks: Sequence[tuple[Trained, ml_collections.ConfigDict]]) -> Result:
         """Posteriors averaged over networks, or those of one."""
@@ -362,8 +365,12 @@ class Runner:
         return self._sources[name]
 
 
-def _measured(result: Result, protocol: str) -> Measured:
-    return Measured(result.top1_error, result.top5_error, result.n, result.complete, protocol)
+def _measured(result: Result, config: ml_collections.ConfigDict, protocol: str) -> Measured:
+    # What was kept of an earlier call was computed by the same arithmetic (keys.py).
+    here = environment.describe(config, mesh.create_mesh(config.mesh))
+    return Measured(
+        result.top1_error, result.top5_error, result.n, result.complete, protocol, result.ties, here
+    )
 
 
 def verdicts(paper: str, filled: Sequence[Filled]) -> list[tuple[Finding, list[Verdict]]]:

@@ -38,8 +38,8 @@ from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
-    at_least_float32,
     check_size,
+    classifier_dtype,
     local_response_normalisation,
     max_pool,
 )
@@ -154,6 +154,7 @@ class AlexNet(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)  # section 4.2
             window = (1, 1)
         x = FullyConnected(
-            self.num_classes, window, self.dense, dtype=self.dtype, name='fc8', **initialisers(8)
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, window, self.dense, dtype=classifier_dtype(self.dtype), name='fc8',
+            **initialisers(8),
+        )(x)  # fmt: skip
+        return x, endpoints

@@ -26,9 +26,9 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     SqueezeExcitation,
-    at_least_float32,
     avg_pool,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -83,8 +83,10 @@ class BNInception(nn.Module):
                 )(x)
             endpoints[name] = x
         x = endpoints['pool5'] = global_average_pool(x)  # [N, 1024]
-        x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return at_least_float32(x), endpoints
+        x = FullyConnected(
+            self.num_classes, kernel_init=he_normal, dtype=classifier_dtype(self.dtype), name='fc'
+        )(x)
+        return x, endpoints
 
 
 class ConvBN(nn.Module):

@@ -27,9 +27,9 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
-    at_least_float32,
     avg_pool,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -168,6 +168,7 @@ class DenseNet(nn.Module):
         x = endpoints['features'] = norm_relu(x, 'bn')  # [N, 7, 7, C]
         x = endpoints['global_pool'] = global_average_pool(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=self.dtype, name='classifier'
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=classifier_dtype(self.dtype),
+            name='classifier',
+        )(x)  # fmt: skip
+        return x, endpoints

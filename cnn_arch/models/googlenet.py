@@ -27,9 +27,9 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
-    at_least_float32,
     avg_pool,
     check_size,
+    classifier_dtype,
     global_average_pool,
     local_response_normalisation,
     max_pool,
@@ -127,10 +127,10 @@ class AuxiliaryClassifier(nn.Module):
             1024, (4, 4), kernel_init=KERNEL_INIT, bias_init=BIAS_INIT, dtype=self.dtype, name='fc'
         )(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(relu(x))
-        x = FullyConnected(
-            self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
-        )(x)
-        return at_least_float32(x)
+        return FullyConnected(
+            self.num_classes, kernel_init=KERNEL_INIT, dtype=classifier_dtype(self.dtype),
+            name='linear',
+        )(x)  # fmt: skip
 
 
 class GoogLeNet(nn.Module):
@@ -186,9 +186,10 @@ class GoogLeNet(nn.Module):
         x = endpoints['pool5'] = global_average_pool(x)  # [N, 1024]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='linear'
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, kernel_init=KERNEL_INIT, dtype=classifier_dtype(self.dtype),
+            name='linear',
+        )(x)  # fmt: skip
+        return x, endpoints
 
     def _normalise(self, x: jax.Array, endpoints: dict[str, Any], name: str) -> jax.Array:
         if self.batch_norm is not None:

@@ -252,6 +252,15 @@ SPLIT_UNITS = {
 }
 
 
+def classifier_dtype(dtype: Any) -> Any:
+    """The dtype of a classifier in a network that computes in `dtype`.
+
+    Scores rounded to bfloat16 would tie in about one image of a hundred; the classifier reads few
+    numbers, so that in float32 it costs next to nothing.
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class FullyConnected(nn.Module):
     """A fully connected layer over a `window` of [h, w] places, trained as a matrix.
 

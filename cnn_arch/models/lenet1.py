@@ -21,7 +21,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
-    at_least_float32,
+    classifier_dtype,
     lecun_uniform,
 )
 
@@ -82,9 +82,9 @@ class LeNet1(nn.Module):
             'H4': Subsampling(dtype=self.dtype, name='H4'),  # [N, 4, 4, 12]
             'output': FullyConnected(
                 self.num_classes, (4, 4), kernel_init=lecun_uniform(192),
-                bias_init=lecun_uniform(192), dtype=self.dtype, name='output',
+                bias_init=lecun_uniform(192), dtype=classifier_dtype(self.dtype), name='output',
             ),  # [N, classes]
         }  # fmt: skip
         for name, layer in layers.items():
             x = endpoints[name] = backward.scaled_tanh(layer(x))
-        return at_least_float32(x), endpoints
+        return x, endpoints

@@ -22,7 +22,7 @@ from cnn_arch.models.layers import (
     FullyConnected,
     Subsampling,
     TableConv,
-    at_least_float32,
+    classifier_dtype,
     lecun_uniform,
 )
 
@@ -105,6 +105,7 @@ class LeNet5(nn.Module):
         }  # fmt: skip
         for name, layer in layers.items():
             x = endpoints[name] = backward.scaled_tanh(layer(x))
-        penalties = jnp.square(at_least_float32(x)[:, None] - RBF).sum(axis=2)  # equation 7
+        x = x.astype(classifier_dtype(self.dtype))
+        penalties = jnp.square(x[:, None] - RBF).sum(axis=2)  # equation 7
         endpoints['output'] = penalties
         return -penalties, endpoints

@@ -41,6 +41,7 @@ from cnn_arch.models.layers import (
     at_least_float32,
     avg_pool,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -155,9 +156,10 @@ class ResNet(nn.Module):
             x = global_average_pool(x)
         endpoints['pool5'] = x  # [N, C], or [N, h, w, C] with `sliding`
         x = FullyConnected(
-            self.num_classes, dense=self.sliding, kernel_init=he_normal, dtype=self.dtype, name='fc'
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, dense=self.sliding, kernel_init=he_normal,
+            dtype=classifier_dtype(self.dtype), name='fc',
+        )(x)  # fmt: skip
+        return x, endpoints
 
 
 Layers = tuple[tuple[int, int, int], ...]  # of a block, each (kernel, maps, stride)

@@ -36,8 +36,8 @@ from cnn_arch.models.layers import (
     BatchNormSettings,
     FullyConnected,
     SqueezeExcitation,
-    at_least_float32,
     check_size,
+    classifier_dtype,
     global_average_pool,
     he_normal,
     max_pool,
@@ -156,8 +156,10 @@ class SENet(nn.Module):
                 )(x, train)  # fmt: skip  # [N, H / 2^stage, W / 2^stage, out]
         x = endpoints['pool5'] = global_average_pool(x)  # [N, C]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = FullyConnected(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name='fc')(x)
-        return at_least_float32(x), endpoints
+        x = FullyConnected(
+            self.num_classes, kernel_init=he_normal, dtype=classifier_dtype(self.dtype), name='fc'
+        )(x)
+        return x, endpoints
 
 
 class Block(nn.Module):

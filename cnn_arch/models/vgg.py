@@ -21,8 +21,8 @@ from cnn_arch.models.backward import relu
 from cnn_arch.models.layers import (
     SPLIT_UNITS,
     FullyConnected,
-    at_least_float32,
     check_size,
+    classifier_dtype,
     local_response_normalisation,
     max_pool,
 )
@@ -96,6 +96,7 @@ class VGG(nn.Module):
             x = endpoints[name] = relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, (1, 1), self.dense, kernel_init=init, dtype=self.dtype, name='fc8'
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, (1, 1), self.dense, kernel_init=init,
+            dtype=classifier_dtype(self.dtype), name='fc8',
+        )(x)  # fmt: skip
+        return x, endpoints

@@ -26,8 +26,8 @@ from cnn_arch.models.layers import (
     BatchNorm,
     BatchNormSettings,
     FullyConnected,
-    at_least_float32,
     check_size,
+    classifier_dtype,
     global_average_pool,
     max_pool,
 )
@@ -151,6 +151,7 @@ class Xception(nn.Module):
             x = endpoints[f'fc{index}'] = nn.relu(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = FullyConnected(
-            self.num_classes, kernel_init=KERNEL_INIT, dtype=self.dtype, name='classifier'
-        )(x)
-        return at_least_float32(x), endpoints
+            self.num_classes, kernel_init=KERNEL_INIT, dtype=classifier_dtype(self.dtype),
+            name='classifier',
+        )(x)  # fmt: skip
+        return x, endpoints

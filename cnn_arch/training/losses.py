@@ -55,17 +55,22 @@ def loss(
     labels: jax.Array,
     config: ml_collections.ConfigDict,
 ) -> jax.Array:
-    """Losses float32 [N] of logits [N, classes] at labels int32 [N]; `config` is `config.loss`.
+    """Losses [N] of logits [N, classes] at labels int32 [N]; `config` is `config.loss`.
 
+    Computed in float32, or in the logits' own dtype where that is wider.
     Where the endpoints hold auxiliary logits (GoogLeNet in training), `auxiliary_weight` times the
     loss of each is added (Szegedy et al. 2015, section 5). Raises UserError for an unknown name.
     """
     if config.name not in LOSSES:
         raise UserError(f'loss.name = {config.name!r}: choose one of {", ".join(LOSSES)}')
     function = LOSSES[config.name]
-    total = function(logits.astype(jnp.float32), labels, config)
+    total = function(_widened(logits), labels, config)
     for name in AUXILIARY:
         if name in endpoints:
-            auxiliary = endpoints[name].astype(jnp.float32)
+            auxiliary = _widened(endpoints[name])
             total = total + config.auxiliary_weight * function(auxiliary, labels, config)
     return total
+
+
+def _widened(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from cnn_arch import environment
 from cnn_arch import mesh as meshes
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.data.sources import Source
@@ -20,7 +21,13 @@ from cnn_arch.errors import Diverged
 from cnn_arch.evaluation.result import Result
 from cnn_arch.training import checkpoint
 from cnn_arch.training.step import Metrics, Plan, TrainState
-from cnn_arch.training.workdir import RESULT, MetricsWriter, finished, write_json
+from cnn_arch.training.workdir import (
+    RESULT,
+    MetricsWriter,
+    finished,
+    record_environment,
+    write_json,
+)
 
 BAR = 20  # characters of the live bar
 
@@ -51,6 +58,7 @@ class Report:
         self._began = self._since = time.monotonic()
         self._evaluating = self._evaluating_since = 0.0  # seconds, not counted as training
         self._last_step, self._waited = start, 0.0
+        self._environments: list[dict[str, Any]] = []
 
     def begin(
         self, model: nn.Module, state: TrainState, train: Source, evaluation: Source, mesh: Mesh
@@ -62,11 +70,21 @@ class Report:
             f'{config.model.dtype}')  # fmt: skip
         say(f'{train.name}: {len(train):,} training images, {len(evaluation):,} for evaluation, '
             f'{train.num_classes} classes')  # fmt: skip
-        say(f'{mesh.devices.size} {jax.devices()[0].platform} device(s), '
-            f'{jax.process_count()} process(es); {plan.total:,} steps of '
-            f'{config.train.batch_size} images')  # fmt: skip
+        here = environment.describe(config, mesh)
+        say(environment.line(here, evaluation=False))
+        say(f'trains in {here["training"]}; evaluates in {here["evaluation"]} '
+            f'(eval.precision={config.eval.precision})')  # fmt: skip
+        say(f'{plan.total:,} steps of {config.train.batch_size} images')
+        self._environments = record_environment(
+            self._workdir, self._start, here, goes_on=self._start < plan.total
+        )
         if self._start:
             say(f'going on from the checkpoint of step {self._start:,}')
+            first = {k: v for k, v in (self._environments or [here])[0].items() if k != 'from_step'}
+            changes = environment.differences(first, here)
+            if changes:
+                say(f'not what began this run: {"; ".join(changes)}; from here on the numbers are '
+                    'those of an undisturbed run up to rounding (docs/numbers.md)')  # fmt: skip
 
     def step(self, step: int, metrics: Metrics) -> bool:
         """Takes note of a step that is under way; False once a loss was not finite ('stop')."""
@@ -141,6 +159,7 @@ class Report:
             'top5_error': result.top5_error,
             'images': result.n,
             'complete': result.complete,
+            **({'ties': result.ties} if result.ties else {}),
         }
         say(f'step {step:,}  test, {self._config.eval.protocol}: {result}')
 
@@ -155,6 +174,8 @@ class Report:
             f'{name}_top5_error': result.top5_error,
             **self._seconds(),
         })  # fmt: skip
+        if result.ties:
+            say(f'step {step:,}  {name}: {result.ties}')
 
     def _seconds(self) -> dict[str, float]:
         """Since the run began, of all its starts together; those of evaluations among them."""
@@ -193,6 +214,7 @@ class Report:
             'protocol': self._config.eval.protocol,
             **self._result,
             **self._seconds(),
+            'environments': self._environments,
         }
         if jax.process_index() == 0:
             write_json(self._workdir / RESULT, result)

@@ -232,8 +232,9 @@ def make_train_step(
     A step is one update from the whole batch; with `train.update_size` it is several, one after
     another. Metrics are scalars: loss (nats, mean over the batch), top1_error (percent of the
     batch), learning_rate, bad_updates (those whose loss or gradient was not finite), with
-    `data.on_bad_image=skip` also replaced (images of the batch). A bad update is left out; with
-    `train.on_nonfinite=stop` so are all after it, until the loop notices and ends the run.
+    `data.on_bad_image=skip` also replaced (images of the batch); of equal scores the first is the
+    answer. A bad update is left out; with `train.on_nonfinite=stop` so are all after it, until the
+    loop notices and ends the run.
 
     With `frozen` batch normalisation uses its running statistics and does not update them. It must
     be known when this is compiled. Raises UserError where the network has none, though

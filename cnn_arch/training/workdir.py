@@ -2,6 +2,7 @@
 
 config.json     the resolved configuration
 classes.json    the names of the classes in their order, written once
+environment.json  what computed it, from which step on (cnn_arch/environment.py)
 metrics.jsonl   one line per report: step, epoch, seconds since the run began (of all its starts
                 together), and what was measured: in training, in a validation, in the final test
 tensorboard/    the same as TensorBoard events, made from it anew at each start
@@ -103,6 +104,27 @@ def finished(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[s
         return None
     problem = manifest.problem(checkpoint.step_folder(workdir, result['step']))
     return None if problem else result
+
+
+def record_environment(
+    workdir: pathlib.Path, start: int, environment: dict[str, Any], goes_on: bool = True
+) -> list[dict[str, Any]]:
+    """All that has computed the run so far, each with the step that it computed `from_step` on.
+
+    `environment` computes from step `start` on; what is recorded of later steps is of a run that
+    was killed. Nothing is written unless the run `goes_on`.
+    """
+    path = workdir / 'environment.json'
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = []
+    known = [entry for entry in known if entry['from_step'] < start]
+    if goes_on and (not known or {**known[-1], 'from_step': 0} != {'from_step': 0, **environment}):
+        known.append({'from_step': start, **environment})
+        if jax.process_index() == 0:
+            write_json(path, known)
+    return known
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:

@@ -279,7 +279,7 @@ def test_result_formats():
     labels = np.asarray([1, 2, 3, 0])
     classes = np.asarray([[1, 0, 2, 3, 4], [1, 0, 2, 3, 4], [0, 1, 2, 4, 5], [3, 1, 2, 4, 0]])
     counted = np.asarray([True, True, True, False])
-    result = Result('center', 50_000, labels, classes, np.zeros((4, 5)), counted)
+    result = Result('center', 50_000, labels, classes, np.zeros((4, 5)), counted, np.zeros((4, 2)))
     assert result.top1_error == pytest.approx(200 / 3)
     assert result.top5_error == pytest.approx(100 / 3)
     assert str(result) == 'top-1 error 66.67 %  top-5 error 33.33 %  n = 3 of 50,000'

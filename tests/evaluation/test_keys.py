@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import pytest
 
-from cnn_arch import models
+from cnn_arch import environment, models
 from cnn_arch.commands import flatten
 from cnn_arch.data import fingerprint
 from cnn_arch.evaluation import keys, protocols
@@ -153,7 +153,8 @@ def test_the_arrays() -> None:
 
 ARITHMETIC = {
     'platform': lambda patch: patch.setattr(jax, 'default_backend', lambda: 'gpu'),
-    'processor': lambda patch: patch.setattr(keys, 'processor', lambda: 'another'),
+    'processor': lambda patch: patch.setattr(environment, 'processor', lambda: 'another'),
+    'threads': lambda patch: patch.setattr(environment, 'threads', lambda: 99),
     'flags': lambda patch: patch.setenv('XLA_FLAGS', '--xla_cpu_max_isa=AVX2'),
     'tf32': lambda patch: patch.setenv('NVIDIA_TF32_OVERRIDE', '1'),
     'libtpu': lambda patch: patch.setenv('LIBTPU_INIT_ARGS', '--xla_x'),

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 import pytest
 
@@ -112,6 +113,11 @@ def test_rows(made, table, capsys) -> None:
     for name in ('one', 'ten', 'both'):
         assert (rows[name]['images'], rows[name]['complete']) == (6, 50_000)
         assert rows[name]['missing'] is None
+        environment = rows[name]['environment']
+        assert environment['evaluation'] == 'float32, products in float32'
+        assert environment['versions']['jax'] == jax.__version__
+        assert rows[name]['ties'] is None
+    assert rows['absent']['environment'] is None
     assert rows['both']['protocol'] == 'center, 2 networks'
     assert rows['both']['top5_difference'] is None  # the paper prints none
 
