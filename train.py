@@ -13,7 +13,7 @@ import pathlib
 import time
 
 from cnn_arch import cluster, commands, mesh, models, preflight
-from cnn_arch.data import sources
+from cnn_arch.data import arrays, sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
 from cnn_arch.evaluation import protocols
@@ -39,6 +39,7 @@ def main(argv: list[str]) -> int:
         lambda: [sources.open_for(config, split) for split in ('train', 'eval')],
     )
 
+    arrays.check(train_source, config.data.augment)
     devices = mesh.create_mesh(config.mesh)
     mesh.check_batch('train.batch_size', config.train.batch_size, devices)
     mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)

@@ -76,7 +76,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     choices = {
         'train.on_nonfinite': ('stop', 'skip'),
         'data.on_bad_image': ('stop', 'skip'),
-        'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'none'),
+        'data.augment.crop': ('isotropic', 'central_square', 'random_resized', 'padded', 'none'),
         'data.augment.interpolation': ('bilinear', 'bicubic', 'random'),
         'data.channels': (1, 3),
     }
@@ -96,6 +96,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         'train.eval_every',
         'checkpoint.keep_every',
         'data.workers',
+        'data.augment.padding',
         'seed',
     ):
         if _leaf(config, key) < 0:

@@ -10,7 +10,7 @@ from typing import Protocol
 import ml_collections
 import numpy as np
 
-from cnn_arch.data import digits, scenes, synsets
+from cnn_arch.data import cifar, decode, digits, scenes, synsets
 from cnn_arch.errors import UserError
 
 
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 
 # Images of the public validation sets: errors over fewer are marked.
-COMPLETE = {'imagenet2012': 50_000, 'mnist': 10_000}
+COMPLETE = {'imagenet2012': 50_000, 'mnist': 10_000, 'cifar10': 10_000, 'cifar100': 10_000}
 IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 
 
@@ -134,6 +134,8 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
         return _folder(folder, split, 'digits_scenes')
     if config.source == 'mnist' and any(pathlib.Path(config.dir or '.').glob('*-ubyte*')):
         return _mnist(pathlib.Path(config.dir), split)
+    if config.source in cifar.VERSIONS:
+        return _cifar(config, split)
     if config.source == 'folder':
         return _folder(pathlib.Path(config.dir), wanted, 'folder')
     if config.source == 'mnist' and split == 'eval':
@@ -178,6 +180,24 @@ def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
     if len(labels) == 0 or labels.max() > 9:
         raise UserError(f'{folder}/{stem}-labels-idx1-ubyte: a class above 9, or no image at all')
     return ArraySource('mnist', 10, len(images) if split == 'train' else 10_000, images, labels)
+
+
+def _cifar(config: ml_collections.ConfigDict, split: str) -> ArraySource:
+    """The author's files, or what tfds prepared; held in memory."""
+    name, wanted = config.source, config.train_split if split == 'train' else config.eval_split
+    found = cifar.find(name, pathlib.Path(config.dir)) if config.dir else None
+    if found is not None:
+        part = cifar.load(name, *found, wanted)
+        return ArraySource(name, len(part.names), part.complete, part.images, part.labels)
+    return _in_memory(TfdsSource(name, wanted, config.dir))
+
+
+def _in_memory(source: Source) -> ArraySource:
+    """A source of small images of one size, decoded. Raises DecodeError."""
+    examples = [source[index] for index in range(len(source))]
+    images = np.stack([decode.decode(example.image) for example in examples])
+    labels = np.asarray([example.label for example in examples], np.int32)
+    return ArraySource(source.name, source.num_classes, source.complete, images, labels)
 
 
 def _idx(folder: pathlib.Path, name: str, rank: int) -> np.ndarray:
