@@ -14,11 +14,14 @@ import io
 import pathlib
 import pickle
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cnn_arch.errors import UserError
+
+Used = TypeVar('Used')
 
 PIXELS = 3 * 32 * 32
 IMAGES = {'train': 50_000, 'test': 10_000}
@@ -151,9 +154,7 @@ def _read(
         table = np.frombuffer(content, np.uint8).reshape(records, -1)
         pixels, labels = table[:, labels_before:], table[:, labels_before - 1].astype(np.int32)
     else:
-        batch = _unpickled(path, content)
-        pixels, labels = batch['data'], batch['fine_labels' if version.fine else 'labels']
-        labels = np.asarray(labels, np.int32)
+        pixels, labels = _batch(path, content, 'fine_labels' if version.fine else 'labels')
     if labels.max() >= CLASSES[data_set]:
         raise UserError(f'{path}: a class of {labels.max()}, but {data_set} has 0 to '
                         f'{CLASSES[data_set] - 1}: damaged, or another file')  # fmt: skip
@@ -182,7 +183,7 @@ def _names(data_set: str, folder: pathlib.Path, version: Version) -> tuple[str, 
         names = tuple(line.strip() for line in text.splitlines() if line.strip())
     else:
         key = 'fine_label_names' if version.fine else 'label_names'
-        names = tuple(_unpickled(path, content)[key])
+        names = _unpickled(path, content, lambda meta: tuple(map(str, meta[key])))
     if len(names) != CLASSES[data_set] or len(set(names)) != len(names):
         raise UserError(f'{path}: {len(names)} names of classes, expected {CLASSES[data_set]}, '
                         'each once')  # fmt: skip
@@ -201,9 +202,19 @@ class _Arrays(pickle.Unpickler):
         raise pickle.UnpicklingError(f'{module}.{name}')
 
 
-def _unpickled(path: pathlib.Path, content: bytes) -> dict[str, Any]:
+def _batch(path: pathlib.Path, content: bytes, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def arrays(batch: Any) -> tuple[np.ndarray, np.ndarray]:
+        pixels, labels = np.asarray(batch['data']), np.asarray(batch[key])
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS) or labels.min() < 0:
+            raise ValueError(f'data is {pixels.dtype} {pixels.shape}')
+        return pixels, labels.astype(np.int32)
+
+    return _unpickled(path, content, arrays)
+
+
+def _unpickled(path: pathlib.Path, content: bytes, use: Callable[[Any], Used]) -> Used:
     try:
-        found = _Arrays(io.BytesIO(content), encoding='latin1').load()
+        return use(_Arrays(io.BytesIO(content), encoding='latin1').load())
     except Exception as error:  # whatever a damaged pickle leads to
-        raise UserError(f'{path}: not a batch of the Python version of CIFAR ({error})') from error
-    return found
+        reason = f'{type(error).__name__}: {error}'[:200]
+        raise UserError(f'{path}: not a batch of the Python version of CIFAR ({reason})') from error
