@@ -5,8 +5,8 @@
 The workdir receives config.json, classes.json, environment.json, checkpoints/<step>/,
 metrics.jsonl, tensorboard/ and result.json. The training data names the classes; evaluation data is
 matched to them by name. The same command goes on where the run stopped, and leaves a run that has
-ended as it is. Ctrl-C or SIGTERM saves a checkpoint and exits with 75 (a second one leaves at once);
-user errors exit with 2, a loss that is not finite with 3, a disk that is full with 74.
+ended as it is. Ctrl-C or SIGTERM saves a checkpoint and exits with 75 (a second one leaves at
+once); user errors exit with 2, a loss that is not finite with 3, a disk that is full with 74.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import ml_collections
 
 from cnn_arch import cluster, commands, mesh, models, preflight
-from cnn_arch.data import sources
+from cnn_arch.data import arrays, sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
 from cnn_arch.evaluation.evaluate import evaluate
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         lambda: initial.facts(config, args.workdir),
     )
 
+    arrays.check(train_source, config.data.augment)
     devices = mesh.create_mesh(config.mesh)
     mesh.check_batch('train.batch_size', config.train.batch_size, devices)
     mesh.check_batch('eval.batch_size', config.eval.batch_size, devices)

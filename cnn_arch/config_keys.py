@@ -327,6 +327,7 @@ KEYS: dict[str, Key] = {
     'model.options.order': _everywhere(one_of('relu-lrn-pool', 'relu-pool-lrn')),
     'model.options.reduce': _everywhere(FLAG),
     'model.options.reduction': _everywhere(whole(0)),
+    'model.options.shortcut_zeros': _everywhere(one_of('after', 'around')),
     'model.options.zero_init_last': _everywhere(FLAG),
 
     'loss.name': Key(one_of(*LOSSES)),
@@ -349,7 +350,9 @@ KEYS: dict[str, Key] = {
 
     'data.augment.size': _everywhere(PIXELS),
     'data.augment.crop': Key(
-        one_of('isotropic', 'central_square', 'random_resized', 'random_sized', 'none'),
+        one_of(
+            'isotropic', 'central_square', 'random_resized', 'random_sized', 'padded', 'none'
+        ),
         always, _around_training_scale,
     ),
     'data.augment.scale_min': Key(PIXELS, _SCALED, all_of(_SCALED, _around_training_scale)),
@@ -358,6 +361,7 @@ KEYS: dict[str, Key] = {
     'data.augment.area_max': Key(number(0, 1, above=True), _RANDOM_AREA),
     'data.augment.aspect_min': Key(number(0, 100, above=True), _RANDOM_AREA),
     'data.augment.aspect_max': Key(number(0, 100, above=True), _RANDOM_AREA),
+    'data.augment.padding': Key(whole(0, 1024), if_('data.augment.crop', 'padded')),
     'data.augment.interpolation': Key(one_of('bilinear', 'bicubic', 'random')),
     'data.augment.mirror': Key(FLAG),
     'data.augment.pca_colour': Key(number(0), _IN_COLOUR),

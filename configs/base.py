@@ -42,7 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.map_j = 0.1  # the constant j of LeNet-5's equation 9
 
     config.data = d()
-    config.data.source = 'imagenet2012'  # digits, digits_scenes, mnist, folder or a tfds name
+    # digits, digits_scenes, mnist, cifar10, cifar100, folder or a tfds name
+    config.data.source = 'imagenet2012'
     config.data.dir = ''  # where the source lies; '' = tfds' own default
     config.data.train_split = 'train'
     config.data.eval_split = 'validation'
@@ -59,12 +60,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.augment.size = 224  # pixels, side of the network's input in training
     # isotropic: shorter side to S in [scale_min, scale_max], random window; central_square: the
     # same from the central square; random_resized: random area and aspect; random_sized: the same
-    # as Facebook's Torch code for ResNet draws it; none: the whole image.
+    # as Facebook's Torch code for ResNet draws it; padded: the image in a frame of zeros, a window
+    # of its own size anywhere in it; none: the whole image.
     config.data.augment.crop = 'isotropic'
     config.data.augment.scale_min = 256  # pixels, smallest training scale S
     config.data.augment.scale_max = 256  # pixels, largest training scale S
     config.data.augment.area_min = 0.08  # share of the image's area, random_(re)sized only
     config.data.augment.area_max = 1.0
+    config.data.augment.padding = 0  # pixels of the frame on each side, padded only (CIFAR: 4)
     config.data.augment.aspect_min = 3 / 4  # width / height, random_(re)sized only
     config.data.augment.aspect_max = 4 / 3
     # bilinear, bicubic, or random (GoogLeNet's: bilinear, area, nearest or cubic); antialiased.

@@ -8,7 +8,12 @@ Expected:  ILSVRC-2012 validation, one 224x224 crop, top-1 / top-5 error (table 
            201 21.46 / 5.54, 264 20.80 / 5.29. Of 161 the authors' published weights have a top-1
            error of 22.2 with one crop.
            CIFAR-10 without augmentation, test error (table 2, column C10): plain-L40-k12 7.00,
-           plain-L100-k12 5.77, plain-L100-k24 5.83, BC-L100-k12 5.92, BC-L250-k24 5.19.
+           plain-L100-k12 5.77, plain-L100-k24 5.83, BC-L100-k12 5.92, BC-L250-k24 5.19. With shifts
+           and mirroring (C10+; `--config.data.augment.crop=padded --config.data.augment.padding=4
+           --config.data.augment.mirror=true --config.model.options.dropout=0.0`): 5.24, 4.10, 3.74,
+           4.51, 3.62, BC-L190-k40 3.46. C100 and C100+ are with `--config.data.source=cifar100
+           --config.model.num_classes=100`; `python eval.py --table=densenet:2` prints all, and the
+           exact command for each row that has not been trained.
 The code:  the authors trained and tested with Facebook's Torch code for ResNet (section 4.2 and
            their README), which is followed where the paper does not say: crops by `random_sized`;
            brightness, contrast and saturation changed by up to 0.4, then Krizhevsky's noise of

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
 from cnn_arch import models
-from cnn_arch.data.loader import SampleReader, host_batch
+from cnn_arch.data.loader import host_batch, reader_of
 from cnn_arch.data.sources import ArraySource
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import network as networks
@@ -167,10 +167,11 @@ def evaluation(config: ml_collections.ConfigDict, pod: Pod) -> Program:
 def _abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Any]:
     """What the loader gives for a step: the shapes of one real sample, by the batch."""
     data, size = config.data, config.train.batch_size
-    side = max(data.augment.size, data.augment.scale_max)
+    size_of_small = data.augment.crop == 'padded'  # these have the network's size already
+    side = data.augment.size if size_of_small else max(data.augment.size, data.augment.scale_max)
     images = np.zeros((1, side, side, data.channels), np.uint8)
     source = ArraySource('blank', ('blank',), 1, images, np.zeros(1, np.int32))
-    sample = host_batch(SampleReader(source, config), 1, slice(0, 1), 0)
+    sample = host_batch(reader_of(source, config), 1, slice(0, 1), 0)
     rows = meshes.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype, sharding=rows)

@@ -137,9 +137,7 @@ def network_inputs(
     source: sources.Source, config: ml_collections.ConfigDict, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first samples of training, as the network gets them: float32 [N, H, W, C], int32 [N]."""
-    read = loader.SampleReader(source, config)
-    samples = [read(position) for position in range(count)]
-    batch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+    batch = loader.reader_of(source, config).batch(range(count))
     return np.asarray(preprocess.normalise(batch, config.data)), batch['label']
 
 

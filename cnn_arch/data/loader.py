@@ -15,6 +15,7 @@ import logging
 import time
 import types
 from collections.abc import Iterator
+from typing import Protocol
 
 import grain
 import jax
@@ -24,13 +25,14 @@ from absl import flags
 from jax.sharding import Mesh
 
 from cnn_arch import mesh as meshes
-from cnn_arch.data import augment, decode
-from cnn_arch.data.sources import Source
+from cnn_arch.data import arrays, augment, decode
+from cnn_arch.data.sources import ArraySource, Source
 from cnn_arch.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-# Streams of random numbers that must never meet: each is keyed by (seed, one of these).
+# Streams of random numbers that must never meet: each is keyed by (seed, one of these);
+# cnn_arch.data.arrays has another.
 _ORDER, _SAMPLE, _REPLACEMENT = 0, 1, 2
 
 
@@ -45,12 +47,31 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return generator(seed, _ORDER, epoch).permutation(size)
 
 
+def indices(seed: int, size: int, positions: range) -> np.ndarray:
+    """Which of `size` images stands at each position of the stream, int64 [positions]."""
+    epochs = range(positions.start // size, (positions.stop - 1) // size + 1)
+    orders = [permutation(seed, epoch, size) for epoch in epochs]
+    start = positions.start - epochs.start * size
+    return np.concatenate(orders)[start : start + len(positions)]
+
+
+def sampling_seed(config: ml_collections.ConfigDict) -> int:
+    """The seed of the stream: data.seed, or the run's where that is -1."""
+    return config.seed if config.data.seed < 0 else config.data.seed
+
+
+class Reader(Protocol):
+    """Makes the samples at consecutive positions of the stream; safe to call from threads."""
+
+    def batch(self, positions: range) -> Batch: ...
+
+
 class SampleReader:
     """Makes the sample at any position of the stream; safe to call from several threads."""
 
     def __init__(self, source: Source, config: ml_collections.ConfigDict):
         self._source = source
-        self._seed = config.seed if config.data.seed < 0 else config.data.seed
+        self._seed = sampling_seed(config)
         self._config = config.data
         # A ConfigDict takes its time at each look, which matters a dozen times per image.
         self._augment = types.SimpleNamespace(**config.data.augment)
@@ -67,6 +88,11 @@ class SampleReader:
         if self._config.on_bad_image == 'skip':
             sample['replaced'] = np.asarray(replaced)  # counted in the step, whoever read it
         return sample
+
+    def batch(self, positions: range) -> Batch:
+        """The samples at consecutive positions, one after another."""
+        samples = [self(position) for position in positions]
+        return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
     def _sample(self, index: int, position: int) -> Batch:
         example = self._source[index]
@@ -110,7 +136,7 @@ class TrainingBatches:
         start: int,
         stop: int,
     ):
-        reader = SampleReader(source, config)
+        reader = reader_of(source, config)
         self.waited = 0.0
         self._mesh = mesh
         self._size = config.train.batch_size
@@ -149,7 +175,16 @@ class TrainingBatches:
             stream.close()
 
 
-def host_batch(reader: SampleReader, size: int, rows: slice, step: int) -> Batch:
+def reader_of(source: Source, config: ml_collections.ConfigDict) -> Reader:
+    """What makes the samples of a source: whole arrays at once where that gives the same."""
+    augment = config.data.augment
+    if isinstance(source, ArraySource) and arrays.serves(source, augment):
+        seed = sampling_seed(config)
+        order = functools.partial(indices, seed, len(source))
+        return arrays.ArrayReader(source, order, seed, augment)
+    return SampleReader(source, config)
+
+
+def host_batch(reader: Reader, size: int, rows: slice, step: int) -> Batch:
     """The rows of the global batch of `step` that this host supplies."""
-    samples = [reader(step * size + row) for row in range(rows.start, rows.stop)]
-    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+    return reader.batch(range(step * size + rows.start, step * size + rows.stop))

@@ -15,7 +15,11 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, what Pillow's grey is
 
 
 def normalise(batch: dict[str, Any], data: Any) -> Array:
-    """uint8 [N, H, W, C] -> float32 [N, H, W, C]: colours, + colour shift, - mean, / std."""
+    """uint8 [N, H, W, C] -> float32 [N, H, W, C]: colours, + colour shift, - mean, / std.
+
+    With 'corner' int32 [N, 2], the crop's first row and column in an image of its own size, what
+    lies beyond the image is zero afterwards: the mean colour.
+    """
     images = jnp.asarray(batch['image'], jnp.float32)
     if 'photometric' in batch:
         images = photometric(images, batch['photometric'])
@@ -23,7 +27,18 @@ def normalise(batch: dict[str, Any], data: Any) -> Array:
         images = photometric(images, batch['jitter'], clip=False)
     if 'colour' in batch:
         images = images + batch['colour'][:, None, None, :]
-    return (images - jnp.asarray(data.mean, jnp.float32)) / jnp.asarray(data.std, jnp.float32)
+    images = (images - jnp.asarray(data.mean, jnp.float32)) / jnp.asarray(data.std, jnp.float32)
+    if 'corner' in batch:
+        images = jnp.where(_inside(batch['corner'], images.shape), images, 0.0)
+    return images
+
+
+def _inside(corners: Array, shape: tuple[int, ...]) -> Array:
+    """Which pixels of crops [N, H, W, C] lie in their images, bool [N, H, W, 1]."""
+    rows = jnp.arange(shape[1]) + corners[:, :1]
+    columns = jnp.arange(shape[2]) + corners[:, 1:]
+    rows, columns = ((x >= 0) & (x < size) for x, size in ((rows, shape[1]), (columns, shape[2])))
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
 
 
 def photometric(images: Array, parameters: Array, clip: bool = True) -> Array:

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 
 from cnn_arch import cluster, files
-from cnn_arch.data import decode, digits, folders, scenes, synsets
+from cnn_arch.data import cifar, decode, digits, folders, scenes, synsets
 from cnn_arch.data.classes import Names, require_known
 from cnn_arch.data.wording import escaped
 from cnn_arch.errors import UserError
@@ -60,7 +60,8 @@ class Source(Protocol):
 
 
 # Images of public test sets, of which a part may be prepared: errors over fewer are marked.
-COMPLETE = {('imagenet2012', 'validation'): folders.VALIDATION_IMAGES, ('mnist', 'test'): 10_000}
+COMPLETE = {('imagenet2012', 'validation'): folders.VALIDATION_IMAGES, ('mnist', 'test'): 10_000,
+            ('cifar10', 'test'): 10_000, ('cifar100', 'test'): 10_000}  # fmt: skip
 DIGITS = tuple(map(str, range(10)))  # the classes of digits, digits_scenes and mnist
 LARGEST_IDX = 1 << 28  # bytes
 
@@ -199,6 +200,8 @@ def _open(config: ml_collections.ConfigDict, split: str) -> Source:
         return dataclasses.replace(_folder(folder, split, 'digits_scenes'), numbered=False)
     if config.source == 'mnist' and any(pathlib.Path(config.dir or '.').glob('*-ubyte*')):
         return _mnist(pathlib.Path(config.dir), split)
+    if config.source in cifar.VERSIONS:
+        return _cifar(config, split)
     if config.source == 'folder':
         if not config.dir:
             raise UserError('data.source=folder needs the folder: --config.data.dir=DIR')
@@ -307,6 +310,24 @@ def _mnist(folder: pathlib.Path, split: str) -> ArraySource:
     if len(labels) == 0 or labels.max() > 9:
         raise UserError(f'{folder}/{stem}-labels-idx1-ubyte: a class above 9, or no image at all')
     return ArraySource('mnist', DIGITS, len(images) if split == 'train' else 10_000, images, labels)
+
+
+def _cifar(config: ml_collections.ConfigDict, split: str) -> ArraySource:
+    """The author's files, or what tfds prepared; held in memory."""
+    name, wanted = config.source, config.train_split if split == 'train' else config.eval_split
+    found = cifar.find(name, pathlib.Path(config.dir)) if config.dir else None
+    if found is not None:
+        part = cifar.load(name, *found, wanted)
+        return ArraySource(name, part.names, part.complete, part.images, part.labels)
+    return _in_memory(TfdsSource(name, wanted, config.dir))
+
+
+def _in_memory(source: Source) -> ArraySource:
+    """A source of small images of one size, decoded. Raises DecodeError."""
+    examples = [source[index] for index in range(len(source))]
+    images = np.stack([decode.decode(example.image) for example in examples])
+    labels = np.asarray([example.label for example in examples], np.int32)
+    return ArraySource(source.name, source.classes, source.complete, images, labels)
 
 
 def _idx(folder: pathlib.Path, name: str, of_one: tuple[int, ...]) -> np.ndarray:

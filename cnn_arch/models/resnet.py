@@ -1,6 +1,6 @@
 """K. He, X. Zhang, S. Ren, J. Sun. Deep Residual Learning for Image Recognition. CVPR 2016
-(arXiv 1512.03385): table 1, section 3.3 and figure 5. With `preactivation`, the same authors'
-Identity Mappings in Deep Residual Networks. ECCV 2016 (arXiv 1603.05027; "2016b" below).
+(arXiv 1512.03385): table 1, sections 3.3 and 4.2 and figure 5. With `preactivation`, the same
+authors' Identity Mappings in Deep Residual Networks. ECCV 2016 (arXiv 1603.05027; "2016b" below).
 
 Each convolution is followed by batch normalisation and ReLU, the last of a block by batch
 normalisation, the addition of the shortcut and ReLU. Convolutions have no biases. A stage halves
@@ -13,6 +13,9 @@ more follows the last block (2016b, appendix). Where the maps grow, the projecti
 activation and is not normalised. 2016b does not say which convolution of a bottleneck has the
 stride: the 3x3 here, as in the Torch code of its ResNet-200.
 
+The networks for CIFAR (section 4.2) have 6n + 2 layers: a 3x3 convolution to 16 maps in place of
+conv1 and pool1, then three stages of n blocks.
+
 Keras' ResNet50V2, 101V2 and 152V2 (`-keras`) have the same blocks, except: a stage halves the map
 in its last block, by the 3x3 and by subsampling the identity; conv1 is pooled without an
 activation, over zeros in the padding; the first block has an activation of its own; conv1, the last
@@ -21,7 +24,8 @@ convolution of each block and the projections have biases.
 Departures: none. What the paper leaves open: max-pooling has padding 1 (Torch, Keras); the authors'
 Caffe models have none and round up (`ceil_mode_pool`). Initialisation is normal with variance
 2 / fan-in, equation 10 of He et al. 2015, which is Caffe's; its equation 14 (fan-out, Torch's) is
-said to do as well. Labels 18 and 34 are option B, as in table 4; table 2 has option A.
+said to do as well. Labels 18 and 34 are option B, as in table 4; table 2 has option A. Option A's
+zeros stand after the maps that there are (as in Torch's fb.resnet.torch), or `around` them.
 """
 
 import functools
@@ -58,6 +62,17 @@ TABLE_1: dict[int, dict[str, Any]] = {
 }
 WIDTHS = (64, 128, 256, 512)  # maps of the 3x3 convolutions in conv2_x .. conv5_x
 BLOCKS_200 = (3, 24, 36, 3)  # 2016b, section 4: conv3_x has sixteen blocks more than in 152
+# Section 4.2: maps of conv2_x (32x32 places), conv3_x (16x16) and conv4_x (8x8), 2n layers each.
+CIFAR_WIDTHS = (16, 32, 64)
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # table 6
+CIFAR_PLAIN_DEPTHS = (20, 32, 44, 56)  # figure 6, left
+
+
+def _cifar(depth: int, shortcut: str) -> dict[str, Any]:
+    blocks = ((depth - 2) // 6,) * 3
+    return {'blocks': blocks, 'bottleneck': False, 'shortcut': shortcut, 'widths': CIFAR_WIDTHS,
+            'large_images': False}  # fmt: skip
+
 
 V2 = {'stride_in': '3x3', 'preactivation': 'paper'}
 V2_KERAS = {'stride_in': '3x3', 'preactivation': 'keras'}
@@ -85,6 +100,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     '50-v2-keras': {**TABLE_1[50], **V2_KERAS},
     '101-v2-keras': {**TABLE_1[101], **V2_KERAS},
     '152-v2-keras': {**TABLE_1[152], **V2_KERAS},
+    **{f'cifar-{depth}': _cifar(depth, 'A') for depth in CIFAR_DEPTHS},
+    **{f'cifar-plain-{depth}': _cifar(depth, 'none') for depth in CIFAR_PLAIN_DEPTHS},
 }
 
 
@@ -100,7 +117,10 @@ class ResNet(nn.Module):
     blocks: Sequence[int]
     bottleneck: bool
     num_classes: int = 1000
+    widths: Sequence[int] = WIDTHS
+    large_images: bool = True  # False: without the two reductions before conv2_x (section 4.2)
     shortcut: str = 'B'  # A, B (section 3.3), C (section 4.1), or none: a plain network
+    shortcut_zeros: str = 'after'  # option A's, or around
     stride_in: str = '1x1'  # or 3x3: the convolution of a bottleneck that halves the map
     preactivation: str = 'none'  # paper (2016b) or keras
     ceil_mode_pool: bool = False
@@ -123,16 +143,21 @@ class ResNet(nn.Module):
         endpoints: dict[str, Any] = {}
 
         x = images.astype(self.dtype)
-        x = conv(64, (7, 7), 2, padding=3, use_bias=keras, name='conv1')(x)  # [N, H / 2, W / 2, 64]
+        if self.large_images:
+            # [N, H / 2, W / 2, 64]
+            x = conv(64, (7, 7), 2, padding=3, use_bias=keras, name='conv1')(x)
+        else:
+            x = conv(self.widths[0], (3, 3), padding=1, name='conv1')(x)  # [N, H, W, 16]
         if keras:
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros may win against x < 0
         else:
             x = endpoints['conv1'] = nn.relu(norm(name='bn1')(x, train))
-        padding = 0 if keras or self.ceil_mode_pool else 1
-        x = max_pool(x, 3, 2, padding, self.ceil_mode_pool)
-        endpoints['pool1'] = x  # [N, H / 4, W / 4, 64]
+        if self.large_images:
+            padding = 0 if keras or self.ceil_mode_pool else 1
+            x = max_pool(x, 3, 2, padding, self.ceil_mode_pool)
+            endpoints['pool1'] = x  # [N, H / 4, W / 4, 64]
 
-        for stage, (count, width) in enumerate(zip(self.blocks, WIDTHS, strict=True), 2):
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
             for index in range(1, count + 1):
                 if keras:
                     stride = 2 if index == count and stage < 5 else 1
@@ -143,11 +168,15 @@ class ResNet(nn.Module):
                 block: Block | PreactivationBlock
                 if self.preactivation == 'none':
                     scale_init = nn.initializers.constant(0.0 if self.zero_init_last else 1.0)
-                    block = Block(layers, self.shortcut, conv, norm, scale_init, name=name)
+                    block = Block(
+                        layers, self.shortcut, self.shortcut_zeros, conv, norm, scale_init,
+                        name=name,
+                    )  # fmt: skip
                 else:
                     first = stage == 2 and index == 1 and not keras
                     block = PreactivationBlock(layers, conv, norm, first, keras, name=name)
-                x = endpoints[name] = block(x, train)  # [N, H / 2^stage, W / 2^stage, C]
+                # [N, H / 2^stage, W / 2^stage, C], for CIFAR [N, H / 2^(stage - 2), ...]
+                x = endpoints[name] = block(x, train)
         if self.preactivation != 'none':
             x = nn.relu(norm(name='bn5')(x, train))
         if self.sliding:
@@ -180,6 +209,7 @@ class Block(nn.Module):
 
     layers: Layers
     shortcut: str
+    shortcut_zeros: str
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     last_scale_init: nn.initializers.Initializer
@@ -203,7 +233,9 @@ class Block(nn.Module):
             x = self.norm(name='projection_bn')(x, train)
         else:  # the identity: every second place, zeros in the maps that are new (option A)
             x = max_pool(x, 1, stride) if stride > 1 else x
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, maps - x.shape[-1])))
+            new = maps - x.shape[-1]
+            before = new // 2 if self.shortcut_zeros == 'around' else 0
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, new - before)))
         return nn.relu(y + x)
 
 

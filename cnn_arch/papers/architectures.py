@@ -87,6 +87,13 @@ PRINTED: dict[str, Printed] = {
     **{f'resnet:{depth}{kind}': Printed(depth, source=RESNET)
        for depth in ('50', '101', '152') for kind in ('-v1_5', '-v2', '-v2-keras')},
     'resnet:200-v2': Printed('200', source=RESNET_V2),
+    **{f'resnet:cifar-{depth}': Printed(depth, parameters, '', 'He et al. 2016, table 6')
+       for depth, parameters in (
+        ('20', '0.27 M'), ('32', '0.46 M'), ('44', '0.66 M'), ('56', '0.85 M'), ('110', '1.7 M'),
+        ('1202', '19.4 M'),
+    )},
+    **{f'resnet:cifar-plain-{depth}': Printed(depth, source='He et al. 2016, figure 6')
+       for depth in ('20', '32', '44', '56')},
     **{f'densenet:{depth}': Printed(depth, source=DENSENET + '1')
        for depth in ('121', '169', '201', '161')},
     'densenet:264': Printed(

@@ -87,6 +87,44 @@ AUTHORS = (
     _row('152', 'ResNet-152', 23.0, 6.7, 'center'),
 )
 
+
+def _cifar(layers: int, parameters: str, error: float, weights: str = '', printed: str = '') -> Row:
+    variant = f'cifar-{layers}'
+    return Row(
+        variant, error, None, f'configs/resnet.py:{variant}', {}, 'center', f'resnet_{variant}',
+        columns={'method': 'ResNet', 'layers': f'{layers}', 'parameters': parameters,
+                 'weights, published': weights, 'mean of five': printed},
+        weights=(f'cifar/resnet{layers}',),
+    )  # fmt: skip
+
+
+def _cifar_quoted(
+    name: str, method: str, error: float, layers: str = '', parameters: str = '', printed: str = ''
+) -> Row:
+    columns = {
+        'method': method,
+        'layers': layers,
+        'parameters': parameters,
+        'mean of five': printed,
+    }
+    return cited(name, error, None, columns=columns)
+
+
+TABLE_6 = (
+    _cifar_quoted('maxout', 'Maxout [10]', 9.38),
+    _cifar_quoted('nin', 'NIN [25]', 8.81),
+    _cifar_quoted('dsn', 'DSN [24]', 8.22),
+    _cifar_quoted('fitnet', 'FitNet [35]', 8.39, '19', '2.5M'),
+    _cifar_quoted('highway-19', 'Highway [42, 43]', 7.54, '19', '2.3M', '7.72 ± 0.16'),
+    _cifar_quoted('highway-32', 'Highway [42, 43]', 8.80, '32', '1.25M'),
+    _cifar(20, '0.27M', 8.75, '8.27'),
+    _cifar(32, '0.46M', 7.51, '7.37'),
+    _cifar(44, '0.66M', 7.17, '6.90'),
+    _cifar(56, '0.85M', 6.97, '6.61'),
+    _cifar(110, '1.7M', 6.43, '6.32', '6.61 ± 0.16'),
+    _cifar(1202, '19.4M', 7.93),
+)
+
 PAPER = Paper(
     {
         '2': Table(f'{CITATION} 2', 'Top-1 error, 10-crop testing', TABLE_2),
@@ -95,6 +133,9 @@ PAPER = Paper(
                    note=FULLY_CONVOLUTIONAL),
         '5': Table(f'{CITATION} 5', 'Error rates of ensembles', TABLE_5, split='ILSVRC test',
                    note='ResNet: six models, two of them with 152 layers'),
+        '6': Table(f'{CITATION} 6', 'Classification error on the CIFAR-10 test set', TABLE_6,
+                   split='CIFAR-10 test',
+                   note='the best of five runs, mean and deviation beside it where printed'),
         'authors': Table('He et al. 2016, README of the released models',
                          'One crop of 224x224, shorter side 256', AUTHORS),
     },
@@ -108,6 +149,15 @@ PAPER = Paper(
             (('34 against 18 layers', '2/18-A', '2/34-A'),
              ('50 against 34', '3/34-C', '3/50'), ('101 against 50', '3/50', '3/101'),
              ('152 against 101', '3/101', '3/152')),
+        ),
+        Finding(
+            'On CIFAR-10 deeper residual networks err less', 'section 4.2',
+            tuple((f'{deep} layers against {shallow}', f'6/cifar-{shallow}', f'6/cifar-{deep}')
+                  for shallow, deep in ((20, 32), (32, 44), (44, 56), (56, 110))),
+        ),
+        Finding(
+            'until there are too many for so few pictures', 'section 4.2',
+            (('110 layers against 1202', '6/cifar-1202', '6/cifar-110'),),
         ),
         Finding(
             'Projections do slightly better than identities', 'section 4.1',

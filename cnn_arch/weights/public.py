@@ -53,6 +53,12 @@ def _page(file: str, url: str) -> Public:
     return Public(f'{file}.caffemodel', url)
 
 
+def _cifar(file: str) -> Public:
+    """Y. Idelbayev's; the eight digits in the name begin the SHA-256."""
+    return Public(file, f'{CIFAR}/{file}', f'sha256:{file[-11:-3]}')
+
+
+CIFAR = 'https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models'
 MSRA = 'https://github.com/KaimingHe/deep-residual-networks'
 SENET = 'https://github.com/hujie-frank/SENet'
 OXFORD = 'https://www.robots.ox.ac.uk/~vgg/research/very_deep/'
@@ -104,6 +110,12 @@ PUBLIC: dict[str, Public] = {
             'vgg13.tv_in1k', 'vgg16.tv_in1k', 'vgg19.tv_in1k',
         )
     },
+    'cifar/resnet20': _cifar('resnet20-12fca82f.th'),
+    'cifar/resnet32': _cifar('resnet32-d509ac18.th'),
+    'cifar/resnet44': _cifar('resnet44-014dd654.th'),
+    'cifar/resnet56': _cifar('resnet56-4bfd9763.th'),
+    'cifar/resnet110': _cifar('resnet110-1d1ed7c2.th'),
+    'cifar/resnet1202': _cifar('resnet1202-f3b1deed.th'),
     'caffe/bvlc_alexnet': _bvlc('bvlc_alexnet', '9116a64c0fbe4459d18f4bb6b56d647b63920377'),
     'caffe/bvlc_reference_caffenet': _bvlc(
         'bvlc_reference_caffenet', '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46'

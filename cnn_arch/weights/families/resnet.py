@@ -9,6 +9,11 @@ from cnn_arch.weights.recipes import Family, Names, Recipe
 
 KERAS_EPSILON = {'model.batch_norm.epsilon': 1.001e-5}
 AUTHORS = recipes.reads(recipes.CAFFE_MEAN)
+# Y. Idelbayev's networks for CIFAR-10, "Proper ResNet Implementation for CIFAR10/CIFAR100 in
+# PyTorch": option A with its zeros around the maps, inputs in [0, 1] normalised as ImageNet's.
+CIFAR = recipes.reads(recipes.TORCH_MEAN, recipes.TORCH_STD, size=32, scale=32) | {
+    'model.options.shortcut_zeros': 'around'
+}
 TORCH = recipes.reads(recipes.TORCH_MEAN, recipes.TORCH_STD) | recipes.RANDOM_AREA
 
 
@@ -58,6 +63,10 @@ def _torchvision(model: Any) -> Names:
         names[f'{ours}/projection'] = f'{theirs}.downsample.0'
         names[f'{ours}/projection_bn'] = f'{theirs}.downsample.1'
     return names
+
+
+def _cifar(model: Any) -> Names:
+    return {**_torchvision(model), 'fc': 'linear'}
 
 
 def _letter(index: int, count: int) -> str:
@@ -115,6 +124,7 @@ FAMILY = Family(
             recipes.reads((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)) | KERAS_EPSILON,
         ),
         Recipe('torchvision', 'torch', _torchvision, TORCH),
+        Recipe('cifar', 'torch', _cifar, CIFAR),
         Recipe(
             'caffe', 'caffe', _caffe,
             AUTHORS | {'model.options.ceil_mode_pool': True}, bgr=True,
