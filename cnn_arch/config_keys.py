@@ -295,8 +295,8 @@ KEYS: dict[str, Key] = {
     'seed': Key(whole(0, 2**32 - 1), recipe=None),  # JAX keeps 32 bits of it
     'init_from': Key(TEXT),
 
-    'model.name': _everywhere(one_of(*MODELS)),
-    'model.variant': _everywhere(NAME),
+    'model.name': _everywhere(one_of('', *MODELS)),  # '' is base.py's: no network yet
+    'model.variant': _everywhere(TEXT),
     'model.num_classes': _everywhere(whole(1)),
     'model.dtype': _test(one_of(*DTYPES)),
     'model.batch_norm.group_size': _everywhere(whole(1), _BN),

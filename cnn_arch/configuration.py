@@ -85,6 +85,11 @@ def flatten(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, An
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for values that are impossible: alone (config_keys.py), or together."""
     config_keys.check_values(flatten(config))
+    name, variant = config.model.name, config.model.variant
+    if name and variant not in MODELS[name][1]:
+        raise UserError(
+            f'model.variant = {variant!r}: choose one of {", ".join(MODELS[name][1])}, of {name}'
+        )
     augment = config.data.augment
     scaled = augment.crop in ('isotropic', 'central_square')
     if config.train.freeze_statistics and config.model.batch_norm.precise:

@@ -69,7 +69,7 @@ def test_no_key_takes_what_nothing_can_be() -> None:
         'eval.scales=256,2.5', 'eval.scales=-256,256', 'eval.scale=0', 'eval.scale=100000',
         'eval.crop=-1', 'eval.average=median', 'eval.protocol=tencrop', 'model.dtype=float16',
         'model.options.dropout=1.0', 'model.options.dropout=-0.5', 'model.variant=',
-        'model.name=vgg16', 'data.augment.pca_eigenvalues=(1,2)', 'data.source=',
+        'model.variant=F', 'model.name=vgg16', 'data.augment.pca_eigenvalues=(1,2)', 'data.source=',
         'data.augment.pca_eigenvalues=(1,2,-3)', 'data.augment.pca_eigenvectors=(1,2,3)',
         'data.augment.pca_eigenvectors=((1,0,0),(0,1,0))', 'data.augment.scale_min=0',
         'data.augment.crop=square', 'data.augment.interpolation=nearest', 'data.channels=2',
