@@ -267,7 +267,7 @@ class TestFiles:
             code, error = convert(source)
             assert code == 2
             assert reason in error
-        (tmp_path / 'weights.zip').write_bytes(b'PK')
+        (tmp_path / 'weights.zip').write_bytes(b'\xfe\xff, neither')
         assert 'weights come as .h5, ' in convert(tmp_path / 'weights.zip')[1]
 
 
