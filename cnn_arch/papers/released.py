@@ -27,6 +27,7 @@ TORCHVISION = "torchvision's recipe: crops of random area, 90 epochs"
 TORCHVISION_2021 = "torchvision's recipe of 2021: 600 epochs, mixing of images, averaged weights"
 BVLC = 'by BVLC: pictures warped to 256x256, windows of one scale, no noise on colours'
 CAFFENET = f'{BVLC}; pooling before normalisation'
+IDELBAYEV = 'by Y. Idelbayev: 200 epochs, a tenth of the rate at 100 and 150 (his trainer.py)'
 
 _DENSENETS = ('121', '161', '169', '201')
 _RESNETS = ('50', '101', '152')
@@ -59,4 +60,6 @@ RELEASED: dict[str, Released] = {
     'caffe/bvlc_alexnet': Released(REPLICATION, BVLC),
     'caffe/bvlc_reference_caffenet': Released(REPLICATION, CAFFENET),
     'caffe/bvlc_googlenet': Released(REPLICATION, BVLC),
+    **{f'cifar/resnet{depth}': Released(REPLICATION, IDELBAYEV)
+       for depth in (20, 32, 44, 56, 110, 1202)},
 }  # fmt: skip

@@ -95,7 +95,7 @@ def import_weights(
         'config': name,
         **_facts(recipe, config, keys),
         **found,
-        'classes': _classes(config, found['missing']),
+        'classes': _classes(recipe, config, found['missing']),
     }
     _write(to, variables, record)
     return record
@@ -241,13 +241,16 @@ def _facts(
     }
 
 
-def _classes(config: ml_collections.ConfigDict, missing: Sequence[str]) -> list[str] | None:
-    """The names of the classes: every public network of 1,000 has ILSVRC's, in their order.
+def _classes(
+    recipe: Recipe, config: ml_collections.ConfigDict, missing: Sequence[str]
+) -> list[str] | None:
+    """The names of the classes: those of the recipe, or of every public network of 1,000 ILSVRC's.
 
     None for others, and where the classifier may be what is missing.
     """
-    ilsvrc = synsets.ilsvrc_2012()
-    return ilsvrc if config.model.num_classes == len(ilsvrc) and not missing else None
+    names = recipe.classes or tuple(synsets.ilsvrc_2012())
+    fits = config.model.num_classes == len(names)
+    return list(names) if fits and not missing else None
 
 
 def _write(folder: pathlib.Path, variables: dict[str, Any], record: dict[str, Any]) -> None:

@@ -48,6 +48,7 @@ class Recipe:
     bgr: bool = False  # the first layer reads blue first
     title: str = ''  # of the network in the file, where that tells two networks apart
     note: str = ''
+    classes: tuple[str, ...] = ()  # their names in the classifier's order; () = ILSVRC's
 
 
 @dataclasses.dataclass(frozen=True)

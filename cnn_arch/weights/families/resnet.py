@@ -1,5 +1,5 @@
-"""ResNet: the authors' (Keras Applications, Caffe), torchvision's and timm's of the same names, and
-Keras' pre-activation networks."""
+"""ResNet: the authors' (Keras Applications, Caffe), torchvision's and timm's of the same names,
+Keras' pre-activation networks, and Y. Idelbayev's for CIFAR-10."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,10 @@ from cnn_arch.weights.recipes import Family, Names, Recipe
 
 KERAS_EPSILON = {'model.batch_norm.epsilon': 1.001e-5}
 AUTHORS = recipes.reads(recipes.CAFFE_MEAN)
+# Krizhevsky's names, in his order.
+CIFAR_10 = (
+    'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck',
+)  # fmt: skip
 # Y. Idelbayev's networks for CIFAR-10, "Proper ResNet Implementation for CIFAR10/CIFAR100 in
 # PyTorch": option A with its zeros around the maps, inputs in [0, 1] normalised as ImageNet's.
 CIFAR = recipes.reads(recipes.TORCH_MEAN, recipes.TORCH_STD, size=32, scale=32) | {
@@ -124,7 +128,7 @@ FAMILY = Family(
             recipes.reads((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)) | KERAS_EPSILON,
         ),
         Recipe('torchvision', 'torch', _torchvision, TORCH),
-        Recipe('cifar', 'torch', _cifar, CIFAR),
+        Recipe('cifar', 'torch', _cifar, CIFAR, classes=CIFAR_10),
         Recipe(
             'caffe', 'caffe', _caffe,
             AUTHORS | {'model.options.ceil_mode_pool': True}, bgr=True,
