@@ -437,10 +437,10 @@ PICTURES = [
     Row('WebP cut off', 'picture', s.picture('WEBP')[:60], 'picture', '.jpg'),
     Row('PPM of too many pixels', 'picture', b'P6 12000 12000 255\n', 'more than the limit', '.jpg'),
     Row('TIFF of floats', 'picture', s.picture('TIFF', 'F'), 'floating-point', '.jpg'),
-    Row('pipe', 'picture', pipe_picture, 'b.JPEG: a pipe, not a file'),
-    Row('folder', 'picture', folder_picture, 'b.JPEG: a folder, not a file'),
-    Row('link to a device', 'picture', link_picture, 'b.JPEG: a device, not a file'),
-    Row('link to nowhere', 'picture', broken_link, 'b.JPEG: a link to a file that is not there'),
+    Row('pipe', 'picture', pipe_picture, 'b.JPEG is a FIFO, socket or device'),
+    Row('folder', 'picture', folder_picture, 'b.JPEG is a folder, though called as a file'),
+    Row('link to a device', 'picture', link_picture, 'b.JPEG: a link to /dev/zero, which lies outside the data'),
+    Row('link to nowhere', 'picture', broken_link, 'b.JPEG: a link that leads nowhere'),
 ]  # fmt: skip
 
 
