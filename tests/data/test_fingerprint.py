@@ -33,11 +33,13 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def files(tmp_path: pathlib.Path) -> sources.FileSource:
     """Files of two classes, 1,000 bytes each."""
     rng = np.random.default_rng(0)
-    paths = [tmp_path / 'data' / 'ab'[n % 2] / f'{n:03d}.JPEG' for n in range(COUNT)]
-    for path in paths:
+    names = [f'{"ab"[n % 2]}/{n:03d}.JPEG' for n in range(COUNT)]
+    for name in names:
+        path = tmp_path / 'data' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(rng.bytes(1000))
-    return sources.FileSource('folder', 2, COUNT, paths, [n % 2 for n in range(COUNT)])
+    labels = [n % 2 for n in range(COUNT)]
+    return sources.FileSource('folder', ('a', 'b'), COUNT, tmp_path / 'data', names, labels)
 
 
 @pytest.fixture
@@ -69,9 +71,10 @@ def swapped(source: sources.FileSource, name: str, one: int, two: int):
 
 
 def renamed(source: sources.FileSource, index: int) -> sources.FileSource:
-    paths = list(source.files)
-    paths[index] = paths[index].rename(paths[index].with_name(f'{index:03d}_.JPEG'))
-    return dataclasses.replace(source, files=paths)
+    names = list(source.names)
+    names[index] = f'{names[index][0]}/{index:03d}_.JPEG'
+    source.files[index].rename(source.root / names[index])
+    return dataclasses.replace(source, names=names)
 
 
 def relabelled(source: sources.FileSource, index: int) -> sources.FileSource:
@@ -82,15 +85,15 @@ def relabelled(source: sources.FileSource, index: int) -> sources.FileSource:
 
 CHANGES = {
     'name': lambda source: dataclasses.replace(source, name='other'),
-    'num_classes': lambda source: dataclasses.replace(source, num_classes=3),
+    'classes': lambda source: dataclasses.replace(source, classes=('a', 'b', 'c')),
     'complete': lambda source: dataclasses.replace(source, complete=50_000),
     'one less': lambda source: dataclasses.replace(
-        source, files=source.files[:-1], labels=source.labels[:-1]
+        source, names=source.names[:-1], labels=source.labels[:-1]
     ),
     'a file name': lambda source: renamed(source, 101),
     'a label': lambda source: relabelled(source, 101),
     'two labels of equal files': lambda source: swapped(source, 'labels', 100, 101),
-    'the order': lambda source: swapped(source, 'files', 100, 102),
+    'the order': lambda source: swapped(source, 'names', 100, 102),
 }  # fmt: skip
 
 
@@ -141,7 +144,7 @@ def test_names_of_classes_count(tmp_path: pathlib.Path) -> None:
 
 def test_arrays() -> None:
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 1)).astype(np.uint8)
-    source = sources.ArraySource('digits', 10, COUNT, images, np.arange(COUNT) % 10)
+    source = sources.ArraySource('digits', sources.DIGITS, COUNT, images, np.arange(COUNT) % 10)
     before = identity(source)
     assert identity(dataclasses.replace(source, images=images.copy())) == before
     other = images.copy()

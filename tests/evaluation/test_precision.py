@@ -214,5 +214,5 @@ def test_networks_of_different_precision_share_nothing():
 def test_another_precision_is_refused():
     config = small_config()
     config.eval.precision = 'highest'
-    with pytest.raises(UserError, match=r"eval.precision = 'highest': choose one of 'float32', 'f"):
+    with pytest.raises(UserError, match=r"eval.precision = 'highest': choose one of float32, fast"):
         configuration.validate(config)

@@ -171,5 +171,5 @@ def test_in_training_the_first_of_equal_scores_is_the_answer():
 def test_a_step_whose_scores_are_not_finite_is_not_taken():
     """Minus infinity for a class that no image has, too."""
     for bad in (-np.inf, np.inf, np.nan):
-        assert not trained([0.0, 0.0, 0.0, bad])['finite']
-    assert trained([0.0, 0.0, 0.0, -1.0])['finite']
+        assert trained([0.0, 0.0, 0.0, bad])['bad_updates'] == 1
+    assert trained([0.0, 0.0, 0.0, -1.0])['bad_updates'] == 0

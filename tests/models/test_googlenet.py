@@ -405,7 +405,7 @@ def test_the_shares_dropped_in_training():
         np.testing.assert_allclose(values, [0, 1 / (1 - share)], rtol=1e-5)
         assert abs(np.mean(np.asarray(output) == 0) - share) < 4 * 0.5 / np.sqrt(output.size)
     logits, _ = oracles.in_float64(model)(variables, images(1))
-    assert (np.asarray(logits) == 1).all()
+    np.testing.assert_allclose(np.asarray(logits), 1, rtol=1e-12)  # a mean of 49 ones
 
 
 def check_initialisation(variant, layers_expected):
