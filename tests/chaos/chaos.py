@@ -217,7 +217,7 @@ class Chaos:
         """A run that has made a random number of steps beyond its checkpoint."""
         steps = self.random.randrange(1, 2 * EVERY)
         run = self.start()
-        run.until(lambda: 'process(es); ' in run.text and 'images/s' in run.text)
+        run.until(lambda: 'process(es), ' in run.text and 'images/s' in run.text)
         self.check_start(run)
         target = (self.expected or 0) + steps
         run.until(lambda: self.step() >= target)
