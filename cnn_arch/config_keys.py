@@ -290,6 +290,15 @@ def _work(domain: Domain, training: Use | None = always, testing: Use | None = a
     return Key(domain, training, testing, None, figures=False)
 
 
+def _is_rate(pair: Any) -> bool:
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    return is_pair and NAME.holds(pair[0]) and number(0).holds(pair[1])
+
+
+_RATES = Domain(
+    "expected pairs of a pattern and a factor of 0 or more, e.g. (('*/bias',2.0),)",
+    lambda value: isinstance(value, tuple | list) and all(map(_is_rate, value)),
+)
 _BN = _batch_normalised
 KEYS: dict[str, Key] = {
     'seed': Key(whole(0, 2**32 - 1), recipe=None),  # JAX keeps 32 bits of it
@@ -381,7 +390,7 @@ KEYS: dict[str, Key] = {
     'optim.filter_rms': Key(number(0)),
     'optim.polyak_decay': Key(SHARE, always, always),
     'optim.freeze': Key(several(NAME, distinct=True)),
-    'optim.rates': Key(ANYTHING),  # training/parameters.py checks the pairs
+    'optim.rates': Key(_RATES),
 
     'schedule.kind': Key(one_of(*KINDS)),
     'schedule.factor': Key(number(0, above=True), _dropping_by_factor),

@@ -65,7 +65,7 @@ def test_no_key_takes_what_nothing_can_be() -> None:
         'optim.weight_decay=-1', 'optim.filter_rms=-1', 'train.steps=99999999999999999999',
         'train.batch_size=0', 'train.batch_size=-3', 'train.epochs=-1', 'train.log_every=0',
         'seed=12345678901234567890', 'seed=-1', 'seed=4294967296', 'eval.views=ten_crop,ten_crop',
-        'eval.views=3', 'eval.views=corners', 'eval.scales=(0,)', 'eval.scales=256,256',
+        'eval.views=3', 'eval.views=edges', 'eval.scales=(0,)', 'eval.scales=256,256',
         'eval.scales=256,2.5', 'eval.scales=-256,256', 'eval.scale=0', 'eval.scale=100000',
         'eval.crop=-1', 'eval.average=median', 'eval.protocol=tencrop', 'model.dtype=float16',
         'model.options.dropout=1.0', 'model.options.dropout=-0.5', 'model.variant=',
@@ -155,7 +155,10 @@ EXAMPLES = {
                                ('data.augment.crop=random_resized',))
        for key in ('area_min', 'area_max', 'aspect_min', 'aspect_max')},
     **{f'data.augment.{key}': ('lenet.py:lenet5', (), 'data.channels = 1', ('data.channels=3',))
-       for key in ('pca_colour', 'pixel_jitter', 'photometric')},
+       for key in ('pca_colour', 'pixel_jitter', 'photometric', 'colour_jitter')},
+    'data.augment.padding': (
+        'vgg.py:D', (), "data.augment.crop = 'isotropic'", ('data.augment.crop=padded',),
+    ),
     **{f'data.augment.{key}': ('senet.py:se_resnet50', (), 'pca_colour = 0.0',
                                ('data.augment.pca_colour=0.1',))
        for key in ('pca_eigenvalues', 'pca_eigenvectors')},
@@ -170,6 +173,9 @@ EXAMPLES = {
     'schedule.patience': ('densenet.py:121', (), "kind = 'steps'", ('schedule.kind=plateau',)),
     'schedule.min_delta': ('densenet.py:121', (), "kind = 'steps'", ('schedule.kind=plateau',)),
     'schedule.warmup_rate': ('vgg.py:D', (), 'warmup_until = 0', ('schedule.warmup_until=80',)),
+    'train.freeze_statistics': (
+        'vgg.py:D', (), BN, ('model.name=resnet', 'model.variant=50'),
+    ),
     'train.epochs': ('vgg.py:D', ('train.steps=10',), 'train.steps = 10', ('train.steps=0',)),
     'eval.scale': (
         'googlenet.py:googlenet', (), 'googlenet_144 tests at 256, 288, 320, 352',

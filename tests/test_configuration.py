@@ -60,8 +60,8 @@ def test_a_file_may_lie_anywhere(tmp_path):
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        ({'colour_jitter': 1.5}, 'colour_jitter = 1.5: it must be between 0 and 1'),
-        ({'colour_jitter': -0.4}, 'colour_jitter = -0.4: it must be between 0 and 1'),
+        ({'colour_jitter': 1.5}, 'colour_jitter = 1.5: it must be a finite number, 0 or more'),
+        ({'colour_jitter': -0.4}, 'colour_jitter = -0.4: it must be a finite number, 0 or more'),
         ({'colour_jitter': 0.4, 'photometric': True}, 'both change contrast'),
         ({'crop': 'random'}, "crop = 'random': choose one of"),
     ],

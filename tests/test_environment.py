@@ -88,6 +88,9 @@ def test_differences_are_named():
     ]  # fmt: skip
 
 
+END = types.SimpleNamespace(updates=40)
+
+
 def begin(folder, config, start: int) -> report.Report:
     """A report of a run of 40 steps that has begun at a step."""
 
@@ -97,18 +100,18 @@ def begin(folder, config, start: int) -> report.Report:
         def __len__(self) -> int:
             return 320
 
-    log = report.Report(folder, config, steps.plan(config, 320), start, None)
+    log = report.Report(folder, config, steps.plan(config, 320), start, None, True)
     state = types.SimpleNamespace(params={})
     log.begin(None, state, Source(), Source(), mesh.create_mesh(config.mesh))
     return log
 
 
 def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, config, monkeypatch, capsys):
-    begin(tmp_path, config, 0).finish(40)
+    begin(tmp_path, config, 0).finish(40, END)
     first = capsys.readouterr().out
     assert 'trains in float32, products in float32; evaluates in float32, pr' in first
     assert 'not what began' not in first
-    begin(tmp_path, config, 20).finish(40)
+    begin(tmp_path, config, 20).finish(40, END)
     assert 'not what began' not in capsys.readouterr().out
 
     real = environment.describe
@@ -119,12 +122,12 @@ def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, config, monkeypatch, cap
     said = capsys.readouterr().out
     assert 'not what began this run: processor = ' in said
     assert "now 'Another'; from here on" in said
-    log.finish(40)
+    log.finish(40, END)
     result = json.loads((tmp_path / 'result.json').read_text())
     assert [entry['from_step'] for entry in result['environments']] == [0, 20]
     assert result['environments'][1]['processor'] == 'Another'
     monkeypatch.undo()
-    begin(tmp_path, config, 40).finish(40)  # it had ended: nothing is computed
+    begin(tmp_path, config, 40).finish(40, END)  # it had ended: nothing is computed
     result = json.loads((tmp_path / 'result.json').read_text())
     assert [entry['from_step'] for entry in result['environments']] == [0, 20]
 
