@@ -20,6 +20,7 @@ from cnn_arch import models
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import precision, protocols
 from cnn_arch.models import DTYPES, MODELS, densenet, vgg
+from cnn_arch.training import validation
 from cnn_arch.training.losses import LOSSES
 from cnn_arch.training.optimisers import RULES
 from cnn_arch.training.schedules import KINDS
@@ -109,6 +110,16 @@ NAME = Domain(
     'expected a name', lambda value: isinstance(value, str) and value.isprintable() and value != ''
 )
 ANYTHING = Domain('', lambda value: True)
+FACTOR = number(0)
+RATE = Domain(
+    'a pair of a pattern and a factor of 0 or more, as in "((\'*/bias\',2.0),)"',
+    lambda value: (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and NAME.holds(value[0])
+        and FACTOR.holds(value[1])
+    ),
+)
 SHARE = number(0, 1, below=True)
 PIXELS = whole(1, 16_384)
 
@@ -281,8 +292,16 @@ def _everywhere(domain: Domain, use: Use = always) -> Key:
 
 
 def _test(domain: Domain, use: Use = always) -> Key:
-    """Of tests; training has them too, on the validation set."""
+    """Of the test, which training has, too."""
     return Key(domain, use, use, None)
+
+
+def _validated(domain: Domain, use: Use) -> Key:
+    """Of the test, and of validations by a protocol of their own, which may look where it does not.
+
+    They share neither views nor averages with it, see training/validation.py.
+    """
+    return Key(domain, lambda config: use(validation.settings(config)) and use(config), use, None)
 
 
 def _work(domain: Domain, training: Use | None = always, testing: Use | None = always) -> Key:
@@ -381,7 +400,7 @@ KEYS: dict[str, Key] = {
     'optim.filter_rms': Key(number(0)),
     'optim.polyak_decay': Key(SHARE, always, always),
     'optim.freeze': Key(several(NAME, distinct=True)),
-    'optim.rates': Key(ANYTHING),  # training/parameters.py checks the pairs
+    'optim.rates': Key(several(RATE)),
 
     'schedule.kind': Key(one_of(*KINDS)),
     'schedule.factor': Key(number(0, above=True), _dropping_by_factor),
@@ -409,13 +428,13 @@ KEYS: dict[str, Key] = {
     'train.on_nonfinite': _work(one_of('stop', 'skip'), always, None),
 
     'eval.protocol': _test(one_of(*protocols.PROTOCOLS)),
-    'eval.scale': _test(PIXELS, _at_test_scale),
-    'eval.scales': _test(several(PIXELS, distinct=True), _at_several_scales),
-    'eval.crop': _test(whole(0, 16_384), _windows),
+    'eval.scale': _validated(PIXELS, _at_test_scale),
+    'eval.scales': _validated(several(PIXELS, distinct=True), _at_several_scales),
+    'eval.crop': _validated(whole(0, 16_384), _windows),
     'eval.views': _test(several(one_of(*protocols.VIEWS), distinct=True)),
     'eval.average': _test(one_of('', *protocols.AVERAGES), _score_maps),
     'eval.view_average': _test(one_of('', *protocols.VIEW_AVERAGES)),
-    'eval.mirror': _test(FLAG, _mirrored),
+    'eval.mirror': _validated(FLAG, _mirrored),
     'eval.interpolation': _test(one_of('bilinear', 'bicubic')),
     'eval.precision': _test(one_of(*precision.PRODUCTS)),
     'eval.batch_size': _work(whole(1, 2**20)),

@@ -10,7 +10,6 @@ import ml_collections
 from cnn_arch import config_keys
 from cnn_arch.errors import UserError
 from cnn_arch.models import MODELS
-from cnn_arch.training import parameters
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 NOT_PAPERS = ('__init__', 'base', 'demo')
@@ -97,7 +96,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
             'train.freeze_statistics trains with the statistics that are tested, and '
             'model.batch_norm.precise replaces them: one of the two must be 0'
         )
-    parameters.check_values(config.optim)
     if config.train.update_size and config.train.batch_size % config.train.update_size:
         raise UserError(
             f'train.batch_size = {config.train.batch_size} is not a multiple of '

@@ -172,11 +172,13 @@ EXAMPLES = {
     'schedule.warmup_rate': ('vgg.py:D', (), 'warmup_until = 0', ('schedule.warmup_until=80',)),
     'train.epochs': ('vgg.py:D', ('train.steps=10',), 'train.steps = 10', ('train.steps=0',)),
     'eval.scale': (
-        'googlenet.py:googlenet', (), 'googlenet_144 tests at 256, 288, 320, 352',
+        'googlenet.py:googlenet', ('train.eval_protocol=',),
+        'googlenet_144 tests at 256, 288, 320, 352',
         ('eval.protocol=dense',),
     ),
     'eval.scales': ('vgg.py:D', (), 'dense tests at one scale', ('eval.protocol=googlenet_10',)),
-    'eval.crop': ('vgg.py:D', (), 'dense shows whole images', ('eval.protocol=ten_crop',)),
+    'eval.crop': ('vgg.py:D', ('train.eval_protocol=',), 'dense shows whole images',
+                  ('eval.protocol=ten_crop',)),
     'eval.average': ('senet.py:se_resnet50', (), WINDOWS, ('model.name=vgg', 'model.variant=D',
                                                            'eval.protocol=dense')),
     'eval.mirror': ('lenet.py:lenet5', (), 'no mirrored views', ('eval.protocol=ten_crop',)),
@@ -289,7 +291,8 @@ def test_schedules_look_at_what_is_said(kind: str) -> None:
         ('vgg.py:D', 'loss.auxiliary_weight=0.3', 'no auxiliary classifiers'),
         ('vgg.py:D', 'model.batch_norm.epsilon=0.001', 'no batch normalisation'),
         ('demo.py:lenet5', 'data.train_split=train', "data.source = 'digits'"),
-        ('googlenet.py:googlenet', 'eval.scale=300', 'tests at 256, 288, 320, 352'),
+        ('resnet.py:50', 'eval.scales=300,400', 'tests at one scale, eval.scale'),
+        ('googlenet.py:googlenet', 'eval.average=posteriors', 'no class score map'),
     ],
 )
 def test_train_refuses_typed_keys_without_effect(name: str, typed: str, why: str) -> None:
@@ -297,6 +300,15 @@ def test_train_refuses_typed_keys_without_effect(name: str, typed: str, why: str
         parse(name, typed)
     assert f'--config.{typed} has no effect: ' in str(error.value)
     assert why in str(error.value)
+
+
+def test_a_key_that_validations_alone_look_at_is_taken_in_training() -> None:
+    """GoogLeNet's test has scales of its own; its validations are of one crop at eval.scale."""
+    assert parse('googlenet.py:googlenet', 'eval.scale=300').eval.scale == 300
+    with pytest.raises(UserError, match='has no effect: protocol googlenet_144 tests at 256, 288'):
+        parse('googlenet.py:googlenet', 'train.eval_protocol=', 'eval.scale=300')
+    parse('alexnet.py:two_tower', 'train.eval_protocol=dense_multiscale', 'eval.scales=300,400')
+    parse('resnet.py:50', 'eval.protocol=dense', 'eval.crop=200')
 
 
 def test_a_key_typed_with_what_gives_it_effect_is_taken() -> None:

@@ -206,9 +206,13 @@ def test_a_protocol_of_validations_has_its_own_views() -> None:
     config = load('googlenet:googlenet')
     config.eval.views = ('ten_crop',)
     config.eval.average = 'posteriors'
+    config.eval.view_average = 'posteriors'
     config.eval.scale = 300
     plan = protocols.resolve(validation.settings(config))
     assert (plan.views, plan.average, plan.scales) == (('center',), 'scores', (300,))
+    config.train.eval_protocol = 'densenet_10'
+    assert protocols.resolve(validation.settings(config)).view_average == 'scores'
+    config.train.eval_protocol = 'center'
     assert protocols.resolve(config).views == ('ten_crop',)
     config.train.eval_protocol = 'nine_crop'
     with pytest.raises(

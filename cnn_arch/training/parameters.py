@@ -65,30 +65,6 @@ def rate_of(path: str, rates: Rates) -> float:
     return fitting[-1] if fitting else 1.0
 
 
-def check_values(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError where `freeze` or `rates` of `config.optim` are not what they must be."""
-    for pattern in config.freeze:
-        if not isinstance(pattern, str) or not pattern:
-            raise UserError(
-                f'optim.freeze = {config.freeze!r}: expected patterns of parameters, e.g. '
-                "--config.optim.freeze='conv*' or \"('conv1/*','*/bias')\""
-            )
-    for pair in config.rates:
-        if not _is_rate(pair):
-            raise UserError(
-                f'optim.rates = {config.rates!r}: {pair!r} is not a pair of a pattern and a factor '
-                'of 0 or more, e.g. --config.optim.rates="((\'*/bias\',2.0),)"'
-            )
-
-
-def _is_rate(pair: Any) -> bool:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        return False
-    pattern, factor = pair
-    number = isinstance(factor, int | float) and not isinstance(factor, bool)
-    return isinstance(pattern, str) and number and 0 <= factor < float('inf')
-
-
 def check_patterns(params: Any, config: ml_collections.ConfigDict) -> None:
     """Raises UserError, with names that are near, for a pattern of `config.optim` without a match.
 
