@@ -139,6 +139,30 @@ def test_a_papers_other_way_of_training_is_the_rows() -> None:
     ]
 
 
+def test_all_rows_of_a_run_know_the_papers_ways_to_train_it() -> None:
+    """Whoever quotes it: the ResNet and Xception papers test VGG's networks, too."""
+    rows = [row for name in set(PAPERS) - {'weights'} for row in rows_of(name).values()]
+    for run in ('vgg_D_jitter', 'vgg_E_jitter'):
+        ways = [row.alternatives for row in rows if row.run == run]
+        assert len(ways) > 4
+        assert all(way == ways[0] and way for way in ways)
+    row = rows_of('resnet')['3/vgg-16']
+    begun = made(row, init_from='runs/vgg_D_384', optim__learning_rate=0.001)
+    assert departures.of_run(begun, row, config_of(row)) == []
+
+
+@pytest.mark.parametrize(
+    ('paper', 'name', 'about'),
+    [('senet', 'authors/se_resnet50', 'caffe/SE-ResNet-50 or timm'),
+     ('weights', 'matconvnet/resnet-50', 'caffe/ResNet-50 or keras')],
+)  # fmt: skip
+def test_rows_about_public_weights_are_about_no_run(paper: str, name: str, about: str) -> None:
+    """SENet's authors released networks of another recipe than the paper's and its config's."""
+    row = rows_of(paper)[name]
+    (said,) = departures.of_run(made(row), row, config_of(row))
+    assert said.startswith(f'the row is about {about}')
+
+
 # ---- members of ensembles
 
 CONFIG = 'configs/lenet.py:lenet1'
@@ -202,6 +226,17 @@ def test_each_member_takes_a_network_of_its_own(runs: pathlib.Path) -> None:
     one = find(member(1), config, [])
     two = find(member(2), config, [one])
     assert (one.folder.name, two.folder.name) == ('net_1', 'net_2')
+
+
+def test_a_network_that_departs_in_nothing_comes_first(runs: pathlib.Path) -> None:
+    """net_4 is the row's, net_1 has another rate."""
+    row = Row('net_4', None, None, CONFIG, {'optim.learning_rate': 0.5}, 'center')
+    run = runs / 'net_4'
+    make_run(run, [*WORDS, '--config.optim.learning_rate=0.5'], 4)
+    (run / 'result.json').write_text('{}')
+    folders = [runs / 'net_1', runs / 'net_2', run]
+    assert trained.finder(None, folders)(row, config_of(row), []).folder == run
+    assert trained.finder(None, folders[:2])(row, config_of(row), []).folder == folders[0]
 
 
 # ---- in print
