@@ -23,8 +23,7 @@ from cnn_arch.config_keys import check_read
 from cnn_arch.data import loader, preprocess, progress, sources
 from cnn_arch.data.classes import Names
 from cnn_arch.data.preparation import records
-from cnn_arch.data.wording import shown
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 from configs import base
 
 CAPTION = 12  # pixels below a picture of the sheet
