@@ -65,7 +65,7 @@ def test_no_key_takes_what_nothing_can_be() -> None:
         'optim.weight_decay=-1', 'optim.filter_rms=-1', 'train.steps=99999999999999999999',
         'train.batch_size=0', 'train.batch_size=-3', 'train.epochs=-1', 'train.log_every=0',
         'seed=12345678901234567890', 'seed=-1', 'seed=4294967296', 'eval.views=ten_crop,ten_crop',
-        'eval.views=3', 'eval.views=corners', 'eval.scales=(0,)', 'eval.scales=256,256',
+        'eval.views=3', 'eval.views=corner', 'eval.scales=(0,)', 'eval.scales=256,256',
         'eval.scales=256,2.5', 'eval.scales=-256,256', 'eval.scale=0', 'eval.scale=100000',
         'eval.crop=-1', 'eval.average=median', 'eval.protocol=tencrop', 'model.dtype=float16',
         'model.options.dropout=1.0', 'model.options.dropout=-0.5', 'model.variant=',
@@ -159,6 +159,11 @@ EXAMPLES = {
     **{f'data.augment.{key}': ('senet.py:se_resnet50', (), 'pca_colour = 0.0',
                                ('data.augment.pca_colour=0.1',))
        for key in ('pca_eigenvalues', 'pca_eigenvectors')},
+    'data.augment.padding': ('vgg.py:D', (), "crop = 'isotropic'", ('data.augment.crop=padded',)),
+    'data.augment.colour_jitter': (
+        'lenet.py:lenet5', (), 'data.channels = 1', ('data.channels=3',),
+    ),
+    'train.freeze_statistics': ('vgg.py:D', (), BN, ('model.name=resnet', 'model.variant=50')),
     'optim.decay_all': ('zfnet.py:a', (), 'weight_decay = 0.0', ('optim.weight_decay=1e-4',)),
     'schedule.factor': ('demo.py:vgg_fixed', (), "kind = 'cosine'", ('schedule.kind=plateau',)),
     'schedule.boundaries': ('vgg.py:D', (), "kind = 'plateau'", ('schedule.kind=steps',)),

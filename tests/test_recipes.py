@@ -216,7 +216,7 @@ def test_a_protocol_of_validations_has_its_own_views() -> None:
     assert protocols.resolve(config).views == ('ten_crop',)
     config.train.eval_protocol = 'nine_crop'
     with pytest.raises(
-        UserError, match=r"train.eval_protocol = 'nine_crop': choose one of '', 'cen"
+        UserError, match=r"train.eval_protocol = 'nine_crop': choose one of '', center"
     ):
         configuration.validate(config)
     config.train.eval_protocol = 'vgg_150'
@@ -252,7 +252,7 @@ def test_the_third_net_of_vggs_submission_trains_its_last_layers_alone(tmp_path)
     """The command that its row prints says so to a shell."""
     row = next(row for row in vgg.TABLE_6[0].members if row.name == 'D-jitter-fc')
     with pytest.raises(UserError, match=r'makes it$') as error:
-        trained.finder(tmp_path / 'my runs', [])(row, load('vgg:D'))
+        trained.finder(tmp_path / 'my runs', [])(row, load('vgg:D'), [])
     command = str(error.value).rpartition('python train.py ')[2].removesuffix(' makes it')
     words = shlex.split(command)
     assert words[0] == '--config=configs/vgg.py:D'

@@ -77,7 +77,7 @@ def test_public_weights(paper: str, row: str, weights: str, said: str) -> None:
 
 
 def test_rows_of_papers_say_which_of_their_weights_are_replications() -> None:
-    """By hand: all but Caffe's two are of the authors."""
+    """By hand: all but Caffe's two, and those for CIFAR, are of the authors."""
     replications = {
         name
         for paper in set(PAPERS) - {'weights'}
@@ -85,7 +85,8 @@ def test_rows_of_papers_say_which_of_their_weights_are_replications() -> None:
         for name in row.weights
         if RELEASED[name].by != AUTHORS
     }
-    assert replications == {'caffe/bvlc_alexnet', 'caffe/bvlc_googlenet'}
+    cifar = {f'cifar/resnet{depth}' for depth in (20, 32, 44, 56, 110, 1202)}
+    assert replications == {'caffe/bvlc_alexnet', 'caffe/bvlc_googlenet'} | cifar
 
 
 # ---- runs
