@@ -20,6 +20,8 @@ from cnn_arch import models
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import precision, protocols
 from cnn_arch.models import DTYPES, MODELS, densenet, vgg
+from cnn_arch.models.alexnet import AlexNet
+from cnn_arch.models.resnet import ResNet
 from cnn_arch.training import validation
 from cnn_arch.training.losses import LOSSES
 from cnn_arch.training.optimisers import RULES
@@ -166,6 +168,32 @@ def _batch_normalised(config: Config) -> str:
 def _with_auxiliary(config: Config) -> str:
     has = getattr(models.build(config.model), 'auxiliary', False)
     return '' if has else f'{_network(config)} has no auxiliary classifiers'
+
+
+def _normalising_responses(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, AlexNet) and not any('norm' in row[-1] for row in network.layers):
+        return f'{_network(config)} has no response normalisation'
+    return unless('model.options.batch_norm', True)(config)
+
+
+def _with_hidden_units(config: Config) -> str:
+    removed = getattr(models.build(config.model), 'removed', ())
+    return f'{_network(config)} has neither fc6 nor fc7' if {6, 7} <= set(removed) else ''
+
+
+def _padding_shortcuts(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, ResNet) and (network.shortcut, network.preactivation) != ('A', 'none'):
+        return f'{_network(config)} has no shortcuts of option A'
+    return ''
+
+
+def _pooling_first(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, ResNet) and not network.large_images:
+        return f'{_network(config)} has no pooling that could overhang'
+    return ''
 
 
 def _network(config: Config) -> str:
@@ -328,10 +356,12 @@ KEYS: dict[str, Key] = {
     'model.options.batch_norm': _everywhere(FLAG),
     'model.options.bias': _everywhere(number()),
     'model.options.bottleneck': _everywhere(FLAG),
-    'model.options.ceil_mode_pool': _everywhere(FLAG),
+    'model.options.ceil_mode_pool': _everywhere(FLAG, _pooling_first),
     'model.options.compression': _everywhere(number(0, 1, above=True)),
-    'model.options.dropout': _everywhere(SHARE),
-    'model.options.fc_units': _everywhere(either(whole(1), several(whole(1)))),
+    'model.options.dropout': _everywhere(SHARE, _with_hidden_units),
+    'model.options.fc_units': _everywhere(
+        either(whole(1), several(whole(1))), _with_hidden_units
+    ),
     'model.options.gate_bias': _everywhere(FLAG, unless('model.options.reduction', 0)),
     'model.options.initialisation': _everywhere(
         one_of(*vgg.INITIALISERS, *densenet.INITIALISERS)
@@ -339,14 +369,14 @@ KEYS: dict[str, Key] = {
     'model.options.input_size': _everywhere(PIXELS),
     'model.options.intermediate': _everywhere(one_of('none', 'relu', 'elu')),
     'model.options.layers': _everywhere(several(either(whole(1), NAME))),
-    'model.options.lrn_alpha': _everywhere(number(0), unless('model.options.batch_norm', True)),
-    'model.options.lrn_k': _everywhere(
-        number(0, above=True), unless('model.options.batch_norm', True)
+    'model.options.lrn_alpha': _everywhere(number(0), _normalising_responses),
+    'model.options.lrn_k': _everywhere(number(0, above=True), _normalising_responses),
+    'model.options.order': _everywhere(
+        one_of('relu-lrn-pool', 'relu-pool-lrn'), _normalising_responses
     ),
-    'model.options.order': _everywhere(one_of('relu-lrn-pool', 'relu-pool-lrn')),
     'model.options.reduce': _everywhere(FLAG),
     'model.options.reduction': _everywhere(whole(0)),
-    'model.options.shortcut_zeros': _everywhere(one_of('after', 'around')),
+    'model.options.shortcut_zeros': _everywhere(one_of('after', 'around'), _padding_shortcuts),
     'model.options.zero_init_last': _everywhere(FLAG),
 
     'loss.name': Key(one_of(*LOSSES)),

@@ -1,13 +1,16 @@
 """Every key of configs/base.py: what it may be, and when it has an effect."""
 
 import argparse
+import functools
 import math
+from typing import Any
 
+import jax
 import ml_collections
 import pytest
 
 import eval as eval_command
-from cnn_arch import commands, config_keys, configuration
+from cnn_arch import commands, config_keys, configuration, models
 from cnn_arch.config_keys import KEYS, TESTING, TRAINING
 from cnn_arch.configuration import CONFIGS, flatten
 from cnn_arch.errors import UserError
@@ -126,6 +129,21 @@ EXAMPLES = {
         'googlenet.py:googlenet', ('model.options.batch_norm=True',), 'batch_norm = True',
         ('model.options.batch_norm=False',),
     ),
+    'model.options.order': (
+        'alexnet.py:one_tower', (), 'has no response normalisation', ('model.variant=two_tower',),
+    ),
+    'model.options.dropout': (
+        'alexnet.py:without_6_7', (), 'has neither fc6 nor fc7', ('model.variant=without_7',),
+    ),
+    'model.options.fc_units': (
+        'alexnet.py:without_3_4_6_7', (), 'neither fc6 nor fc7', ('model.variant=without_7',),
+    ),
+    'model.options.shortcut_zeros': (
+        'resnet.py:34', (), '34 has no shortcuts of option A', ('model.variant=34-A',),
+    ),
+    'model.options.ceil_mode_pool': (
+        'resnet.py:cifar-20', (), 'has no pooling that could overhang', ('model.variant=50',),
+    ),
     'loss.label_smoothing': ('lenet.py:lenet5', (), "'lenet_map'", ('loss.name=softmax',)),
     'loss.auxiliary_weight': (
         'vgg.py:D', (), 'vgg:D has no auxiliary classifiers',
@@ -218,6 +236,28 @@ def test_keys_have_an_effect_under_their_conditions(key: str) -> None:
     with pytest.raises(UserError, match=rf'--config\.{key}=1 has no effect: .*; leave it out'):
         config_keys.check_typed(config, [(key, '1')], uses)
     assert config_keys.without_effect(changed(name, (*typed, *but)), key, uses) == ''
+
+
+def test_options_of_layers_that_a_variant_lacks() -> None:
+    """Each is refused for just the variants whose network the option leaves as it is."""
+    values = {'lrn_k': 1.0, 'order': 'relu-pool-lrn', 'fc_units': 8, 'shortcut_zeros': 'around',
+              'ceil_mode_pool': True}  # fmt: skip
+    for name in ('alexnet.py:tanh', 'alexnet.py:one_tower', 'alexnet.py:without_lrn',
+                 'alexnet.py:without_7', 'alexnet.py:without_6_7', 'resnet.py:18-A',
+                 'resnet.py:plain18', 'resnet.py:50-v2', 'resnet.py:cifar-20'):  # fmt: skip
+        config = load(name)
+        images = jax.ShapeDtypeStruct((1, *[config.data.augment.size] * 2, 3), 'float32')
+
+        def traced(config: ml_collections.ConfigDict, images: Any = images) -> str:
+            function = functools.partial(models.build(config.model).init_with_output, train=False)
+            return str(jax.make_jaxpr(lambda x: function(jax.random.key(0), x)[0][0])(images))
+
+        before = traced(config)
+        for option in values.keys() & config.model.options.keys():
+            said = config_keys.without_effect(config, f'model.options.{option}', TRAIN_TEST)
+            other = config.copy_and_resolve_references()
+            other.model.options[option] = values[option]
+            assert (traced(other) == before) == bool(said), (name, option, said)
 
 
 def test_what_training_alone_looks_at_is_refused_by_tests() -> None:
