@@ -71,7 +71,8 @@ def complete(leaves: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def _differences(made: Mapping[str, Any], config: ml_collections.ConfigDict) -> list[str]:
     run, wanted = complete(made), flatten(config)
     result = []
-    for key in sorted(made.keys() & wanted.keys()):
+    # Without a key, as in a run of an earlier version, a network was trained by base.py's value.
+    for key in sorted(made.keys() & wanted.keys() | flatten(base.get_config()).keys()):
         ours, rows = config_keys.leaf(run, key), wanted[key]
         if not _same(key, ours, rows) and any(_counts(key, c) for c in (run, config)):
             pair = [config_keys.shown(value) for value in (ours, rows)]

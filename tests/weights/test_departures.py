@@ -129,6 +129,16 @@ def test_what_a_run_has_otherwise_is_named(changed: dict, said: str) -> None:
     assert (len(found), said in ''.join(found)) == (1 if said else 0, True)
 
 
+def test_a_run_of_an_earlier_version_had_not_what_it_could_not_have() -> None:
+    row = rows_of('densenet')['3/121-10-crop']
+    earlier = made(row)
+    for key in ('data.augment.colour_jitter', 'optim.freeze', 'train.eval_protocol'):
+        del earlier[key]
+    assert departures.of_run(earlier, row, config_of(row)) == [
+        'trained with data.augment.colour_jitter = 0.0, the row has 0.4'
+    ]
+
+
 def test_a_papers_other_way_of_training_is_the_rows() -> None:
     """Section 3.1 of VGG: the net of S = 384 begins from that of 256, at a tenth of the rate."""
     row = rows_of('vgg')['3/D-384']
