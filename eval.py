@@ -73,11 +73,11 @@ def main(argv: list[str]) -> int:
         measure(network, settings, args.protocol, source, data, devices)
         for network, settings in networks
     ]
-    if cluster.process() != 0:
-        return 0  # the first process has the posteriors, and tells
     result, stores = measured[0][0], [kept for _, kept in measured]
     if len(stores) > 1:
         result = ensemble(stores, plan.protocol, source.complete)
+    if cluster.process() != 0:
+        return 0  # the first process tells
     if args.predictions:
         predictions.write(args.predictions, result, source)
     scales = ', '.join(map(str, plan.scales))

@@ -20,6 +20,9 @@ from cnn_arch import models
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import precision, protocols
 from cnn_arch.models import DTYPES, MODELS, densenet, vgg
+from cnn_arch.models.alexnet import AlexNet
+from cnn_arch.models.resnet import ResNet
+from cnn_arch.training import validation
 from cnn_arch.training.losses import LOSSES
 from cnn_arch.training.optimisers import RULES
 from cnn_arch.training.schedules import KINDS
@@ -109,6 +112,16 @@ NAME = Domain(
     'expected a name', lambda value: isinstance(value, str) and value.isprintable() and value != ''
 )
 ANYTHING = Domain('', lambda value: True)
+FACTOR = number(0)
+RATE = Domain(
+    'a pair of a pattern and a factor of 0 or more, as in "((\'*/bias\',2.0),)"',
+    lambda value: (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and NAME.holds(value[0])
+        and FACTOR.holds(value[1])
+    ),
+)
 SHARE = number(0, 1, below=True)
 PIXELS = whole(1, 16_384)
 
@@ -155,6 +168,32 @@ def _batch_normalised(config: Config) -> str:
 def _with_auxiliary(config: Config) -> str:
     has = getattr(models.build(config.model), 'auxiliary', False)
     return '' if has else f'{_network(config)} has no auxiliary classifiers'
+
+
+def _normalising_responses(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, AlexNet) and not any('norm' in row[-1] for row in network.layers):
+        return f'{_network(config)} has no response normalisation'
+    return unless('model.options.batch_norm', True)(config)
+
+
+def _with_hidden_units(config: Config) -> str:
+    removed = getattr(models.build(config.model), 'removed', ())
+    return f'{_network(config)} has neither fc6 nor fc7' if {6, 7} <= set(removed) else ''
+
+
+def _padding_shortcuts(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, ResNet) and (network.shortcut, network.preactivation) != ('A', 'none'):
+        return f'{_network(config)} has no shortcuts of option A'
+    return ''
+
+
+def _pooling_first(config: Config) -> str:
+    network = models.build(config.model)
+    if isinstance(network, ResNet) and not network.large_images:
+        return f'{_network(config)} has no pooling that could overhang'
+    return ''
 
 
 def _network(config: Config) -> str:
@@ -281,8 +320,16 @@ def _everywhere(domain: Domain, use: Use = always) -> Key:
 
 
 def _test(domain: Domain, use: Use = always) -> Key:
-    """Of tests; training has them too, on the validation set."""
+    """Of the test, which training has, too."""
     return Key(domain, use, use, None)
+
+
+def _validated(domain: Domain, use: Use) -> Key:
+    """Of the test, and of validations by a protocol of their own, which may look where it does not.
+
+    They share neither views nor averages with it, see training/validation.py.
+    """
+    return Key(domain, lambda config: use(validation.settings(config)) and use(config), use, None)
 
 
 def _work(domain: Domain, training: Use | None = always, testing: Use | None = always) -> Key:
@@ -290,15 +337,6 @@ def _work(domain: Domain, training: Use | None = always, testing: Use | None = a
     return Key(domain, training, testing, None, figures=False)
 
 
-def _is_rate(pair: Any) -> bool:
-    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-    return is_pair and NAME.holds(pair[0]) and number(0).holds(pair[1])
-
-
-_RATES = Domain(
-    "expected pairs of a pattern and a factor of 0 or more, e.g. (('*/bias',2.0),)",
-    lambda value: isinstance(value, tuple | list) and all(map(_is_rate, value)),
-)
 _BN = _batch_normalised
 KEYS: dict[str, Key] = {
     'seed': Key(whole(0, 2**32 - 1), recipe=None),  # JAX keeps 32 bits of it
@@ -318,10 +356,12 @@ KEYS: dict[str, Key] = {
     'model.options.batch_norm': _everywhere(FLAG),
     'model.options.bias': _everywhere(number()),
     'model.options.bottleneck': _everywhere(FLAG),
-    'model.options.ceil_mode_pool': _everywhere(FLAG),
+    'model.options.ceil_mode_pool': _everywhere(FLAG, _pooling_first),
     'model.options.compression': _everywhere(number(0, 1, above=True)),
-    'model.options.dropout': _everywhere(SHARE),
-    'model.options.fc_units': _everywhere(either(whole(1), several(whole(1)))),
+    'model.options.dropout': _everywhere(SHARE, _with_hidden_units),
+    'model.options.fc_units': _everywhere(
+        either(whole(1), several(whole(1))), _with_hidden_units
+    ),
     'model.options.gate_bias': _everywhere(FLAG, unless('model.options.reduction', 0)),
     'model.options.initialisation': _everywhere(
         one_of(*vgg.INITIALISERS, *densenet.INITIALISERS)
@@ -329,14 +369,14 @@ KEYS: dict[str, Key] = {
     'model.options.input_size': _everywhere(PIXELS),
     'model.options.intermediate': _everywhere(one_of('none', 'relu', 'elu')),
     'model.options.layers': _everywhere(several(either(whole(1), NAME))),
-    'model.options.lrn_alpha': _everywhere(number(0), unless('model.options.batch_norm', True)),
-    'model.options.lrn_k': _everywhere(
-        number(0, above=True), unless('model.options.batch_norm', True)
+    'model.options.lrn_alpha': _everywhere(number(0), _normalising_responses),
+    'model.options.lrn_k': _everywhere(number(0, above=True), _normalising_responses),
+    'model.options.order': _everywhere(
+        one_of('relu-lrn-pool', 'relu-pool-lrn'), _normalising_responses
     ),
-    'model.options.order': _everywhere(one_of('relu-lrn-pool', 'relu-pool-lrn')),
     'model.options.reduce': _everywhere(FLAG),
     'model.options.reduction': _everywhere(whole(0)),
-    'model.options.shortcut_zeros': _everywhere(one_of('after', 'around')),
+    'model.options.shortcut_zeros': _everywhere(one_of('after', 'around'), _padding_shortcuts),
     'model.options.zero_init_last': _everywhere(FLAG),
 
     'loss.name': Key(one_of(*LOSSES)),
@@ -390,7 +430,7 @@ KEYS: dict[str, Key] = {
     'optim.filter_rms': Key(number(0)),
     'optim.polyak_decay': Key(SHARE, always, always),
     'optim.freeze': Key(several(NAME, distinct=True)),
-    'optim.rates': Key(_RATES),
+    'optim.rates': Key(several(RATE)),
 
     'schedule.kind': Key(one_of(*KINDS)),
     'schedule.factor': Key(number(0, above=True), _dropping_by_factor),
@@ -418,13 +458,13 @@ KEYS: dict[str, Key] = {
     'train.on_nonfinite': _work(one_of('stop', 'skip'), always, None),
 
     'eval.protocol': _test(one_of(*protocols.PROTOCOLS)),
-    'eval.scale': _test(PIXELS, _at_test_scale),
-    'eval.scales': _test(several(PIXELS, distinct=True), _at_several_scales),
-    'eval.crop': _test(whole(0, 16_384), _windows),
+    'eval.scale': _validated(PIXELS, _at_test_scale),
+    'eval.scales': _validated(several(PIXELS, distinct=True), _at_several_scales),
+    'eval.crop': _validated(whole(0, 16_384), _windows),
     'eval.views': _test(several(one_of(*protocols.VIEWS), distinct=True)),
     'eval.average': _test(one_of('', *protocols.AVERAGES), _score_maps),
     'eval.view_average': _test(one_of('', *protocols.VIEW_AVERAGES)),
-    'eval.mirror': _test(FLAG, _mirrored),
+    'eval.mirror': _validated(FLAG, _mirrored),
     'eval.interpolation': _test(one_of('bilinear', 'bicubic')),
     'eval.precision': _test(one_of(*precision.PRODUCTS)),
     'eval.batch_size': _work(whole(1, 2**20)),

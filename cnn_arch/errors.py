@@ -15,20 +15,26 @@ LONGEST_NAME = 200  # characters of a name from a file that a message shows
 
 
 def shown(name: object) -> str:
-    """A name out of somebody's file as a message may show it.
-
-    Cut to 200 characters; what does not print (line ends, escapes, marks of direction) is escaped.
-    """
+    """A name out of somebody's file as a message may show it: cut to 200 characters, `escaped`."""
     text = name if isinstance(name, str) else str(name)
-    cut = _printable(text[:LONGEST_NAME])
+    cut = escaped(text[:LONGEST_NAME])
     return cut if len(text) <= LONGEST_NAME else f'{cut}... ({len(text):,} characters)'
 
 
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    escaped = (c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-    return ''.join(escaped)
+def escaped(text: str) -> str:
+    r"""A text in which what does not print (line ends, escapes, marks of direction) is escaped.
+
+    Bytes of a file's name that are no UTF-8 (Python's surrogates) appear as `\xe9`.
+    """
+    return text if text.isprintable() else ''.join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    if '\udc80' <= character <= '\udcff':
+        return f'\\x{ord(character) - 0xDC00:02x}'
+    return character.encode('unicode_escape').decode()
 
 
 class UserError(Exception):
@@ -38,7 +44,7 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        return _printable(super().__str__())
+        return escaped(super().__str__())
 
 
 class Diverged(Exception):

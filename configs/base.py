@@ -130,7 +130,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.log_every = 20  # steps between lines of metrics
     config.train.eval_every = 0  # steps between validations; 0 = once an epoch
     # The protocol of these validations, which plateaus are read from, with its own views and
-    # average; '' = the whole of config.eval. Once, at the end, the run is tested by config.eval.
+    # averages; '' = the whole of config.eval. Once, at the end, the run is tested by config.eval.
     config.train.eval_protocol = ''
     # Epochs after which batch normalisation trains with its running statistics as they then are;
     # 0 = never.

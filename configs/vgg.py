@@ -11,11 +11,11 @@ Decay:     of weights, not of biases: the paper prints the multiplier alone and 
            Krizhevsky et al.", who decay weights; its code is a branch of Caffe, which decays all
            parameters but whose example networks of that time spare biases. All:
            `--config.optim.decay_all=True`.
-Departures: B to E start from Glorot's initialisation, not from a trained A (the paper's footnote
-           to section 3.1); nets at S = 384 and with jitter are trained from scratch here, where
-           the paper began from the net of S = 256 with rate 0.001 (use `--config.init_from`). The
-           error that stops falling is that of one centre crop, every epoch; whole images, mirrored,
-           cost 3.5 times as much and are the test at the end.
+Departures: B to E start from Glorot's initialisation, not from a trained A (section 3.1: enough, as
+           was found later); nets at S = 384 and with jitter are trained from scratch here, where
+           the paper began from the net of S = 256 with rate 0.001, with jitter from that of S = 384
+           (use `--config.init_from`). The error that stops falling is that of one centre crop,
+           every epoch; whole images, mirrored, cost 3.5 times as much and are the test at the end.
 Options:   `--config.optim.freeze='conv*'` trains the fully connected layers alone, as the third net
            of the submission was made with scale jitter (section 4.4).
 """

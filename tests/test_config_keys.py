@@ -1,13 +1,16 @@
 """Every key of configs/base.py: what it may be, and when it has an effect."""
 
 import argparse
+import functools
 import math
+from typing import Any
 
+import jax
 import ml_collections
 import pytest
 
 import eval as eval_command
-from cnn_arch import commands, config_keys, configuration
+from cnn_arch import commands, config_keys, configuration, models
 from cnn_arch.config_keys import KEYS, TESTING, TRAINING
 from cnn_arch.configuration import CONFIGS, flatten
 from cnn_arch.errors import UserError
@@ -65,7 +68,7 @@ def test_no_key_takes_what_nothing_can_be() -> None:
         'optim.weight_decay=-1', 'optim.filter_rms=-1', 'train.steps=99999999999999999999',
         'train.batch_size=0', 'train.batch_size=-3', 'train.epochs=-1', 'train.log_every=0',
         'seed=12345678901234567890', 'seed=-1', 'seed=4294967296', 'eval.views=ten_crop,ten_crop',
-        'eval.views=3', 'eval.views=edges', 'eval.scales=(0,)', 'eval.scales=256,256',
+        'eval.views=3', 'eval.views=corner', 'eval.scales=(0,)', 'eval.scales=256,256',
         'eval.scales=256,2.5', 'eval.scales=-256,256', 'eval.scale=0', 'eval.scale=100000',
         'eval.crop=-1', 'eval.average=median', 'eval.protocol=tencrop', 'model.dtype=float16',
         'model.options.dropout=1.0', 'model.options.dropout=-0.5', 'model.variant=',
@@ -126,6 +129,21 @@ EXAMPLES = {
         'googlenet.py:googlenet', ('model.options.batch_norm=True',), 'batch_norm = True',
         ('model.options.batch_norm=False',),
     ),
+    'model.options.order': (
+        'alexnet.py:one_tower', (), 'has no response normalisation', ('model.variant=two_tower',),
+    ),
+    'model.options.dropout': (
+        'alexnet.py:without_6_7', (), 'has neither fc6 nor fc7', ('model.variant=without_7',),
+    ),
+    'model.options.fc_units': (
+        'alexnet.py:without_3_4_6_7', (), 'neither fc6 nor fc7', ('model.variant=without_7',),
+    ),
+    'model.options.shortcut_zeros': (
+        'resnet.py:34', (), '34 has no shortcuts of option A', ('model.variant=34-A',),
+    ),
+    'model.options.ceil_mode_pool': (
+        'resnet.py:cifar-20', (), 'has no pooling that could overhang', ('model.variant=50',),
+    ),
     'loss.label_smoothing': ('lenet.py:lenet5', (), "'lenet_map'", ('loss.name=softmax',)),
     'loss.auxiliary_weight': (
         'vgg.py:D', (), 'vgg:D has no auxiliary classifiers',
@@ -162,6 +180,11 @@ EXAMPLES = {
     **{f'data.augment.{key}': ('senet.py:se_resnet50', (), 'pca_colour = 0.0',
                                ('data.augment.pca_colour=0.1',))
        for key in ('pca_eigenvalues', 'pca_eigenvectors')},
+    'data.augment.padding': ('vgg.py:D', (), "crop = 'isotropic'", ('data.augment.crop=padded',)),
+    'data.augment.colour_jitter': (
+        'lenet.py:lenet5', (), 'data.channels = 1', ('data.channels=3',),
+    ),
+    'train.freeze_statistics': ('vgg.py:D', (), BN, ('model.name=resnet', 'model.variant=50')),
     'optim.decay_all': ('zfnet.py:a', (), 'weight_decay = 0.0', ('optim.weight_decay=1e-4',)),
     'schedule.factor': ('demo.py:vgg_fixed', (), "kind = 'cosine'", ('schedule.kind=plateau',)),
     'schedule.boundaries': ('vgg.py:D', (), "kind = 'plateau'", ('schedule.kind=steps',)),
@@ -178,11 +201,13 @@ EXAMPLES = {
     ),
     'train.epochs': ('vgg.py:D', ('train.steps=10',), 'train.steps = 10', ('train.steps=0',)),
     'eval.scale': (
-        'googlenet.py:googlenet', (), 'googlenet_144 tests at 256, 288, 320, 352',
+        'googlenet.py:googlenet', ('train.eval_protocol=',),
+        'googlenet_144 tests at 256, 288, 320, 352',
         ('eval.protocol=dense',),
     ),
     'eval.scales': ('vgg.py:D', (), 'dense tests at one scale', ('eval.protocol=googlenet_10',)),
-    'eval.crop': ('vgg.py:D', (), 'dense shows whole images', ('eval.protocol=ten_crop',)),
+    'eval.crop': ('vgg.py:D', ('train.eval_protocol=',), 'dense shows whole images',
+                  ('eval.protocol=ten_crop',)),
     'eval.average': ('senet.py:se_resnet50', (), WINDOWS, ('model.name=vgg', 'model.variant=D',
                                                            'eval.protocol=dense')),
     'eval.mirror': ('lenet.py:lenet5', (), 'no mirrored views', ('eval.protocol=ten_crop',)),
@@ -217,6 +242,28 @@ def test_keys_have_an_effect_under_their_conditions(key: str) -> None:
     with pytest.raises(UserError, match=rf'--config\.{key}=1 has no effect: .*; leave it out'):
         config_keys.check_typed(config, [(key, '1')], uses)
     assert config_keys.without_effect(changed(name, (*typed, *but)), key, uses) == ''
+
+
+def test_options_of_layers_that_a_variant_lacks() -> None:
+    """Each is refused for just the variants whose network the option leaves as it is."""
+    values = {'lrn_k': 1.0, 'order': 'relu-pool-lrn', 'fc_units': 8, 'shortcut_zeros': 'around',
+              'ceil_mode_pool': True}  # fmt: skip
+    for name in ('alexnet.py:tanh', 'alexnet.py:one_tower', 'alexnet.py:without_lrn',
+                 'alexnet.py:without_7', 'alexnet.py:without_6_7', 'resnet.py:18-A',
+                 'resnet.py:plain18', 'resnet.py:50-v2', 'resnet.py:cifar-20'):  # fmt: skip
+        config = load(name)
+        images = jax.ShapeDtypeStruct((1, *[config.data.augment.size] * 2, 3), 'float32')
+
+        def traced(config: ml_collections.ConfigDict, images: Any = images) -> str:
+            function = functools.partial(models.build(config.model).init_with_output, train=False)
+            return str(jax.make_jaxpr(lambda x: function(jax.random.key(0), x)[0][0])(images))
+
+        before = traced(config)
+        for option in values.keys() & config.model.options.keys():
+            said = config_keys.without_effect(config, f'model.options.{option}', TRAIN_TEST)
+            other = config.copy_and_resolve_references()
+            other.model.options[option] = values[option]
+            assert (traced(other) == before) == bool(said), (name, option, said)
 
 
 def test_what_training_alone_looks_at_is_refused_by_tests() -> None:
@@ -295,7 +342,8 @@ def test_schedules_look_at_what_is_said(kind: str) -> None:
         ('vgg.py:D', 'loss.auxiliary_weight=0.3', 'no auxiliary classifiers'),
         ('vgg.py:D', 'model.batch_norm.epsilon=0.001', 'no batch normalisation'),
         ('demo.py:lenet5', 'data.train_split=train', "data.source = 'digits'"),
-        ('googlenet.py:googlenet', 'eval.scale=300', 'tests at 256, 288, 320, 352'),
+        ('resnet.py:50', 'eval.scales=300,400', 'tests at one scale, eval.scale'),
+        ('googlenet.py:googlenet', 'eval.average=posteriors', 'no class score map'),
     ],
 )
 def test_train_refuses_typed_keys_without_effect(name: str, typed: str, why: str) -> None:
@@ -303,6 +351,15 @@ def test_train_refuses_typed_keys_without_effect(name: str, typed: str, why: str
         parse(name, typed)
     assert f'--config.{typed} has no effect: ' in str(error.value)
     assert why in str(error.value)
+
+
+def test_a_key_that_validations_alone_look_at_is_taken_in_training() -> None:
+    """GoogLeNet's test has scales of its own; its validations are of one crop at eval.scale."""
+    assert parse('googlenet.py:googlenet', 'eval.scale=300').eval.scale == 300
+    with pytest.raises(UserError, match='has no effect: protocol googlenet_144 tests at 256, 288'):
+        parse('googlenet.py:googlenet', 'train.eval_protocol=', 'eval.scale=300')
+    parse('alexnet.py:two_tower', 'train.eval_protocol=dense_multiscale', 'eval.scales=300,400')
+    parse('resnet.py:50', 'eval.protocol=dense', 'eval.crop=200')
 
 
 def test_a_key_typed_with_what_gives_it_effect_is_taken() -> None:

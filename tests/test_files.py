@@ -1,5 +1,6 @@
 """The boundary of the readers: names as messages show them, and whose fault an exception is."""
 
+import os
 import pathlib
 
 import pytest
@@ -12,7 +13,8 @@ def test_names_from_files_are_cut_and_escaped() -> None:
     assert shown('conv1.weight') == 'conv1.weight'
     assert shown('a\x1b[2J\nb\u202e') == r'a\x1b[2J\nb\u202e'
     assert shown('x' * 300) == 'x' * 200 + '... (300 characters)'
-    assert shown('\udcff') == r'\udcff'
+    assert shown(os.fsdecode(b'caf\xe9')) == r'caf\xe9'
+    assert shown('\ud800') == r'\ud800'  # out of JSON: no name of a file
 
 
 def test_an_error_is_one_line_whatever_it_quotes() -> None:

@@ -318,6 +318,24 @@ def test_the_networks_of_a_table_are_compared(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_average_networks_as_one(runs, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / 'runs'
+    shutil.copytree(runs, folder)
+    program = ('eval.py', *LENET, f'--workdir={folder / "0" / "run"}',
+               f'--with={folder / "1" / "run"}')  # fmt: skip
+    two = start(2, {0: [], 1: []}, program=program)
+    assert [code for code, _, _ in two] == [0, 0], two
+    shutil.rmtree(folder / '0' / 'run' / 'evaluations')
+    shutil.rmtree(folder / '1' / 'run' / 'evaluations')
+    ((code, out, _),) = start(1, {0: []}, program=program)
+    assert code == 0
+    one = out.strip().splitlines()[-1]
+    assert 'step 3 + step 5' in one
+    assert one in two[0][1]
+    assert 'top-1' not in two[1][1]
+
+
+@pytest.mark.slow
 def test_two_processes_fill_a_table_as_one(tmp_path: pathlib.Path) -> None:
     folders = dict.fromkeys((0, 1), finished(tmp_path, 3))
     two = start(2, {0: [], 1: []}, program=TABLE, folders=folders)

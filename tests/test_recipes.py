@@ -206,13 +206,17 @@ def test_a_protocol_of_validations_has_its_own_views() -> None:
     config = load('googlenet:googlenet')
     config.eval.views = ('ten_crop',)
     config.eval.average = 'posteriors'
+    config.eval.view_average = 'posteriors'
     config.eval.scale = 300
     plan = protocols.resolve(validation.settings(config))
     assert (plan.views, plan.average, plan.scales) == (('center',), 'scores', (300,))
+    config.train.eval_protocol = 'densenet_10'
+    assert protocols.resolve(validation.settings(config)).view_average == 'scores'
+    config.train.eval_protocol = 'center'
     assert protocols.resolve(config).views == ('ten_crop',)
     config.train.eval_protocol = 'nine_crop'
     with pytest.raises(
-        UserError, match=r"train.eval_protocol = 'nine_crop': choose one of '', cen"
+        UserError, match=r"train.eval_protocol = 'nine_crop': choose one of '', center"
     ):
         configuration.validate(config)
     config.train.eval_protocol = 'vgg_150'

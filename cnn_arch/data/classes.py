@@ -8,8 +8,8 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from cnn_arch.data.wording import count, few, shown
-from cnn_arch.errors import UserError
+from cnn_arch.data.wording import count, few
+from cnn_arch.errors import UserError, shown
 
 Names = tuple[str, ...]
 

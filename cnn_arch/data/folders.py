@@ -34,8 +34,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from cnn_arch.data import decode, synsets
-from cnn_arch.data.wording import count, few, shown
-from cnn_arch.errors import UserError
+from cnn_arch.data.wording import count, few
+from cnn_arch.errors import UserError, shown
 
 ENDINGS = {
     'BMP': ('.bmp',),

@@ -20,11 +20,10 @@ from PIL import Image, ImageDraw
 from cnn_arch import commands, configuration
 from cnn_arch.arguments import Parser
 from cnn_arch.config_keys import check_read
-from cnn_arch.data import loader, preprocess, progress, sources
+from cnn_arch.data import arrays, loader, preprocess, progress, sources
 from cnn_arch.data.classes import Names
 from cnn_arch.data.preparation import records
-from cnn_arch.data.wording import shown
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 from configs import base
 
 CAPTION = 12  # pixels below a picture of the sheet
@@ -52,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f'--sheet={args.sheet}: no such folder')
 
     source = sources.open_source(config.data, args.split)
+    arrays.check(source, config.data.augment)
     for line in describe(source, args.sample, config.data.augment.size):
         print(line)
     inputs, labels = network_inputs(source, config, args.pictures)

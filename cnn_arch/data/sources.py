@@ -22,8 +22,7 @@ import numpy as np
 from cnn_arch import cluster, files
 from cnn_arch.data import cifar, decode, digits, folders, scenes, synsets
 from cnn_arch.data.classes import Names, require_known
-from cnn_arch.data.wording import escaped
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, escaped
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import functools
 import pathlib
 
-from cnn_arch.data.wording import shown
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 
 LARGEST = 2**24  # bytes; ImageNet's 21,841 synsets with all their words are 2 MB
 

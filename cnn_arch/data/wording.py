@@ -1,24 +1,10 @@
-"""Names that come from files, as messages and results show them."""
+"""Names and numbers of things, as messages say them."""
 
-import os
 from collections.abc import Sequence
 
-LONGEST = 200  # characters of a name in a message
+from cnn_arch.errors import shown
+
 SHOWN = 3  # names that a message lists
-
-
-def escaped(name: str) -> str:
-    r"""A name without control characters; bytes that are no UTF-8 and these appear as `\xe9`."""
-    if name.isprintable():
-        return name
-    text = os.fsencode(name).decode('utf-8', 'backslashreplace')
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-
-
-def shown(name: str) -> str:
-    """A name for a message: escaped, and cut where it is long."""
-    name = escaped(name[: 2 * LONGEST])
-    return name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...'
 
 
 def few(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cnn_arch import mesh as meshes
+from cnn_arch.errors import UserError
 from cnn_arch.evaluation.batching import Shape
 from cnn_arch.evaluation.store import COUNTED, Store, best_of
 
@@ -119,9 +120,18 @@ class Result:
 def ensemble(stores: Sequence[Store], protocol: str, complete: int) -> Result:
     """The networks' posteriors averaged after the softmax, from what their stores hold.
 
-    An image counts where it counts for all of them.
+    An image counts where it counts for all of them. Raises UserError where one numbers the class of
+    an image otherwise than another: their posteriors are of other classes then.
     """
     counted = np.all([store.states == COUNTED for store in stores], axis=0)
+    for number, store in enumerate(stores[1:], 2):
+        other = np.flatnonzero(counted & (store.labels != stores[0].labels))
+        if len(other):
+            raise UserError(
+                f'network {number} of the ensemble numbers the classes otherwise than the first: '
+                f'image {other[0]:,} has class {store.labels[other[0]]}, not '
+                f'{stores[0].labels[other[0]]}'
+            )
     classes = np.full((len(counted), TOP), -1, np.int32)
     probabilities = np.zeros((len(counted), TOP), np.float32)
     labels, ranks = stores[0].labels, np.zeros((len(counted), 2), np.int32)

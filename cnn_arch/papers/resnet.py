@@ -4,6 +4,7 @@
 the paper has no table of it.
 """
 
+from cnn_arch.papers import vgg
 from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
 
 CITATION = 'He et al. 2016, table'
@@ -35,7 +36,7 @@ VGG_16 = Row(
     'vgg-16', 28.07, 9.33, 'configs/vgg.py:D',
     {'data.augment.scale_min': 256, 'data.augment.scale_max': 512}, 'ten_crop', 'vgg_D_jitter',
     columns={'model': 'VGG-16 [41]'}, weights=('keras/vgg16', 'caffe/VGG_ILSVRC_16_layers'),
-    note="the authors' own test of the public network",
+    alternatives=vgg.begun_from('D', 'jitter'), note="the authors' own test of the public network",
 )  # fmt: skip
 
 TABLE_2 = (
@@ -64,6 +65,7 @@ TABLE_4 = (
         {'data.augment.scale_min': 256, 'data.augment.scale_max': 512},
         'vgg_multicrop_and_dense', 'vgg_E_jitter', columns={'model': 'VGG [41] (v5)'},
         weights=('keras/vgg19', 'caffe/VGG_ILSVRC_19_layers'),
+        alternatives=vgg.begun_from('E', 'jitter'),
     ),
     _quoted('prelu', 'PReLU-net [13]', 21.59, 5.71),
     _quoted('bn-inception', 'BN-inception [16]', 21.99, 5.81),

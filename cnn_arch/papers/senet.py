@@ -119,7 +119,7 @@ TABLE_4 = (
 AUTHORS = tuple(
     Row(
         variant, top1, top5, f'configs/senet.py:{variant}', {}, 'center', f'senet_{variant}',
-        columns={'model': model}, weights=PUBLIC[variant],
+        columns={'model': model}, weights=PUBLIC[variant], of_weights=True,
     )
     for variant, model, top1, top5 in (
         ('se_bn_inception', 'SE-BN-Inception', 23.62, 7.04),

@@ -1,5 +1,6 @@
 """The results of K. Simonyan, A. Zisserman, ICLR 2015 (arXiv 1409.1556v6), tables 3 to 7."""
 
+import dataclasses
 from typing import Any
 
 from cnn_arch.papers.published import Finding, Paper, Row, Table, cited
@@ -31,6 +32,14 @@ PROTOCOLS = {
 }
 
 
+def begun_from(column: str, label: str) -> tuple[dict[str, Any], ...]:
+    """Keys of the ways in which the paper's net of a column and scale was begun from another."""
+    return tuple(
+        {'init_from': f'vgg_{column}_{begun}', 'optim.learning_rate': rate}
+        for begun, rate in BEGUN[label]
+    )
+
+
 def _row(
     column: str, scale: str, tested: str, top1: float, top5: float, protocol: str, suffix: str = ''
 ) -> Row:
@@ -52,10 +61,7 @@ def _row(
         run,
         columns={'ConvNet': column, 'train S': scale, 'test Q': tested},
         weights=PUBLIC.get(run, ()),
-        alternatives=tuple(
-            {'init_from': f'vgg_{column}_{begun}', 'optim.learning_rate': rate}
-            for begun, rate in BEGUN[label]
-        ),
+        alternatives=begun_from(column, label),
     )
 
 
@@ -153,9 +159,8 @@ TABLE_7 = (
         'vgg-2-both', 23.7, 6.8, members=TABLE_6[3].members,
         columns={'method': 'VGG (2 nets, multi-crop & dense eval.)', 'top-5 test': '6.8'},
     ),
-    Row(
-        'vgg-1-both', 24.4, 7.1, 'configs/vgg.py:E', TABLE_5[5].overrides,
-        'vgg_multicrop_and_dense', 'vgg_E_jitter', weights=PUBLIC['vgg_E_jitter'],
+    dataclasses.replace(
+        TABLE_5[5], name='vgg-1-both',
         columns={'method': 'VGG (1 net, multi-crop & dense eval.)', 'top-5 test': '7.0'},
     ),
     Row(

@@ -1,5 +1,6 @@
 """The results of F. Chollet, CVPR 2017 (arXiv 1610.02357v3), table 1, printed as accuracies."""
 
+from cnn_arch.papers import vgg
 from cnn_arch.papers.published import Paper, Row, Table, cited
 
 BLACKLIST = 'the paper leaves the blacklisted images out, we count them'
@@ -14,7 +15,7 @@ TABLE_1 = (
         'vgg-16', 28.5, 9.9, 'configs/vgg.py:D',
         {'data.augment.scale_min': 256, 'data.augment.scale_max': 512, 'eval.scale': 256},
         'center', 'vgg_D_jitter', columns=_columns('VGG-16', '0.715', '0.901'),
-        weights=('keras/vgg16',),
+        weights=('keras/vgg16',), alternatives=vgg.begun_from('D', 'jitter'),
     ),
     Row(
         'resnet-152', 23.0, 6.7, 'configs/resnet.py:152', {}, 'center', 'resnet_152',

@@ -16,8 +16,8 @@ from cnn_arch.evaluation import protocols
 def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The configuration that validations are evaluated with.
 
-    `train.eval_protocol` comes with the views and the average of its own: `eval.views` and
-    `eval.average` are the test's.
+    `train.eval_protocol` comes with the views and the averages of its own: `eval.views`,
+    `eval.average` and `eval.view_average` are the test's.
     """
     if not config.train.eval_protocol:
         return config
@@ -26,6 +26,7 @@ def settings(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         validation.eval.protocol = config.train.eval_protocol
         validation.eval.views = ()
         validation.eval.average = ''
+        validation.eval.view_average = ''
     return validation
 
 

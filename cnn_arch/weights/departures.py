@@ -18,8 +18,11 @@ def of_run(made: Mapping[str, Any], row: Row, config: ml_collections.ConfigDict)
     """One line for each key of the recipe that the run's configuration `made` has differently.
 
     `config` is the row's. Where the paper has several ways (`row.alternatives`), the nearest one
-    counts. Keys that neither looks at, such as the `drops` of a schedule of steps, do not.
+    counts. Keys that neither looks at, such as the `drops` of a schedule of steps, do not. A row
+    that is about public weights is about no run.
     """
+    if row.of_weights:
+        return [_about(row)]
     ways = []
     for more in ({}, *row.alternatives):
         wanted = config.copy_and_resolve_references()
@@ -32,13 +35,17 @@ def of_weights(known_as: str, file: str, row: Row) -> list[str]:
     """What public weights are, where they are not the network that a row prints."""
     if row.of_weights:
         mine = known_as in row.weights
-        return [] if mine else [f'the row is about {" or ".join(row.weights)}']
+        return [] if mine else [_about(row)]
     released = RELEASED.get(known_as)
     if released is None:
         return [f'nothing is known of who trained {known_as or file}, or how']
     if known_as not in row.weights:
         return [f"{known_as} is of another recipe than the row's: {released.trained}"]
     return [] if released.by == AUTHORS else [f'{known_as} is {released.by}: {released.trained}']
+
+
+def _about(row: Row) -> str:
+    return f'the row is about {" or ".join(row.weights)}'
 
 
 def same_recipe(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
@@ -64,7 +71,8 @@ def complete(leaves: Mapping[str, Any]) -> ml_collections.ConfigDict:
 def _differences(made: Mapping[str, Any], config: ml_collections.ConfigDict) -> list[str]:
     run, wanted = complete(made), flatten(config)
     result = []
-    for key in sorted(made.keys() & wanted.keys()):
+    # Without a key, as in a run of an earlier version, a network was trained by base.py's value.
+    for key in sorted(made.keys() & wanted.keys() | flatten(base.get_config()).keys()):
         ours, rows = config_keys.leaf(run, key), wanted[key]
         if not _same(key, ours, rows) and any(_counts(key, c) for c in (run, config)):
             pair = [config_keys.shown(value) for value in (ours, rows)]

@@ -282,9 +282,10 @@ def _read_record(path: pathlib.Path) -> dict[str, Any]:
 def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[..., Trained]:
     """Finds the network of a table's row.
 
-    It is the first of `weights` that fits, or lies in `runs`: in the folder of the row's run, or in
-    one called as public weights of that network are, with _ for /. It is none of the `others`, the
-    networks beside which it is wanted: neither by its arrays nor by recipe and seed.
+    It is one of `weights`, or lies in `runs`: in the folder of the row's run, or in one called as
+    public weights of that network are, with _ for /. Of those that fit it is the first that departs
+    in nothing from the row, else the first. It is none of the `others`, the networks beside which
+    it is wanted: neither by its arrays nor by recipe and seed.
     """
     found = functools.cache(functools.partial(find, finished=True))  # each is hashed once
     for number, folder in enumerate(weights):
@@ -295,10 +296,11 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
     def find_for(row: Row, config: ml_collections.ConfigDict, others: Sequence[Trained]) -> Trained:
         if runs is None and not weights:
             raise UserError('not run: give --runs=DIR with their runs, or --weights=DIR')
+        fitting: list[Trained] = []
         reasons = []
         folders = list(weights)
         if runs is not None:
-            folders.append(runs / row.folder)
+            folders += [] if row.of_weights else [runs / row.folder]
             public = [runs / name.replace('/', '_') for name in row.weights]
             folders += [folder for folder in public if folder.exists()]
         for folder in folders:
@@ -309,12 +311,17 @@ def finder(runs: pathlib.Path | None, weights: list[pathlib.Path]) -> Callable[.
                     _check_distinct(trained, other)
                 if isinstance(trained, Weights):
                     trained.require_complete()
-                return trained
+                fitting.append(trained)
+                if not trained.departures(row, config):
+                    return trained
             except UserError as error:
                 reasons.append(str(error))
+        if fitting:
+            return fitting[0]
         if row.weights:
             reasons.append(f'public weights are {", ".join(row.weights)}')
-        reasons.append(f'python train.py {_training(row, runs)} makes it')
+        if not row.of_weights:
+            reasons.append(f'python train.py {_training(row, runs)} makes it')
         raise UserError('; '.join(reasons))
 
     return find_for

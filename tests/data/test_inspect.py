@@ -149,6 +149,13 @@ def test_mistakes(args, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_augmentation_cannot_serve(folder, tmp_path):
+    """As train.py says it."""
+    words = [str(folder), '--config=configs/resnet.py:cifar-20', f'--sheet={tmp_path / "s.png"}']
+    with pytest.raises(UserError, match=r'crop = padded takes images .* in memory .*, not folder'):
+        inspect.main(words)
+
+
 def test_as_a_command(folder, tmp_path):
     command = [sys.executable, '-m', 'cnn_arch.data.inspect', str(folder), '--pictures=1']
     sheet = tmp_path / 's.png'

@@ -96,6 +96,16 @@ def test_equal_scores_go_by_class_number_and_say_so(protocol, tmp_path):
     assert ensemble(stores, protocol, 3).ties == said
 
 
+def test_members_that_number_their_classes_otherwise_are_no_ensemble(tmp_path):
+    """As where the names of one's classes are not known, and their order is another."""
+    stores = [Store(tmp_path / name, 3, CLASSES) for name in ('one', 'two')]
+    for store, labels in zip(stores, ((0, 1, 2), (0, 2, 1)), strict=True):
+        for index, label in enumerate(labels):
+            store.add(index, label, np.full(CLASSES, 1 / CLASSES, np.float32))
+    with pytest.raises(UserError, match=r'network 2 .* otherwise .* image 1 has class 2, not 1'):
+        ensemble(stores, 'center', 3)
+
+
 def test_without_ties_nothing_is_said():
     result = run(growing, [50, 100, 150], 'center')
     assert result.ties == ''

@@ -151,7 +151,7 @@ def test_as_they_are_typed(key: str, text: str, value: Any) -> None:
     configuration.validate(config)
     tree = {'fc6': {'bias': 0, 'kernel': 0}, 'conv1': {'bias': 0}}
     parameters.check_patterns(tree, config.optim)
-    typed = commands.as_typed(f'optim.{key}', value)
+    typed = commands.as_typed(value)
     commands.apply_overrides(config, [(f'optim.{key}', typed)])
     assert config.optim[key] == value
 

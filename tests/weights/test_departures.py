@@ -77,7 +77,7 @@ def test_public_weights(paper: str, row: str, weights: str, said: str) -> None:
 
 
 def test_rows_of_papers_say_which_of_their_weights_are_replications() -> None:
-    """By hand: all but Caffe's two are of the authors."""
+    """By hand: all but Caffe's two, and those for CIFAR, are of the authors."""
     replications = {
         name
         for paper in set(PAPERS) - {'weights'}
@@ -85,7 +85,8 @@ def test_rows_of_papers_say_which_of_their_weights_are_replications() -> None:
         for name in row.weights
         if RELEASED[name].by != AUTHORS
     }
-    assert replications == {'caffe/bvlc_alexnet', 'caffe/bvlc_googlenet'}
+    cifar = {f'cifar/resnet{depth}' for depth in (20, 32, 44, 56, 110, 1202)}
+    assert replications == {'caffe/bvlc_alexnet', 'caffe/bvlc_googlenet'} | cifar
 
 
 # ---- runs
@@ -128,6 +129,16 @@ def test_what_a_run_has_otherwise_is_named(changed: dict, said: str) -> None:
     assert (len(found), said in ''.join(found)) == (1 if said else 0, True)
 
 
+def test_a_run_of_an_earlier_version_had_not_what_it_could_not_have() -> None:
+    row = rows_of('densenet')['3/121-10-crop']
+    earlier = made(row)
+    for key in ('data.augment.colour_jitter', 'optim.freeze', 'train.eval_protocol'):
+        del earlier[key]
+    assert departures.of_run(earlier, row, config_of(row)) == [
+        'trained with data.augment.colour_jitter = 0.0, the row has 0.4'
+    ]
+
+
 def test_a_papers_other_way_of_training_is_the_rows() -> None:
     """Section 3.1 of VGG: the net of S = 384 begins from that of 256, at a tenth of the rate."""
     row = rows_of('vgg')['3/D-384']
@@ -137,6 +148,30 @@ def test_a_papers_other_way_of_training_is_the_rows() -> None:
     assert departures.of_run(begun, row, config_of(row)) == [
         'trained with optim.learning_rate = 0.002, the row has 0.001'
     ]
+
+
+def test_all_rows_of_a_run_know_the_papers_ways_to_train_it() -> None:
+    """Whoever quotes it: the ResNet and Xception papers test VGG's networks, too."""
+    rows = [row for name in set(PAPERS) - {'weights'} for row in rows_of(name).values()]
+    for run in ('vgg_D_jitter', 'vgg_E_jitter'):
+        ways = [row.alternatives for row in rows if row.run == run]
+        assert len(ways) > 4
+        assert all(way == ways[0] and way for way in ways)
+    row = rows_of('resnet')['3/vgg-16']
+    begun = made(row, init_from='runs/vgg_D_384', optim__learning_rate=0.001)
+    assert departures.of_run(begun, row, config_of(row)) == []
+
+
+@pytest.mark.parametrize(
+    ('paper', 'name', 'about'),
+    [('senet', 'authors/se_resnet50', 'caffe/SE-ResNet-50 or timm'),
+     ('weights', 'matconvnet/resnet-50', 'caffe/ResNet-50 or keras')],
+)  # fmt: skip
+def test_rows_about_public_weights_are_about_no_run(paper: str, name: str, about: str) -> None:
+    """SENet's authors released networks of another recipe than the paper's and its config's."""
+    row = rows_of(paper)[name]
+    (said,) = departures.of_run(made(row), row, config_of(row))
+    assert said.startswith(f'the row is about {about}')
 
 
 # ---- members of ensembles
@@ -202,6 +237,17 @@ def test_each_member_takes_a_network_of_its_own(runs: pathlib.Path) -> None:
     one = find(member(1), config, [])
     two = find(member(2), config, [one])
     assert (one.folder.name, two.folder.name) == ('net_1', 'net_2')
+
+
+def test_a_network_that_departs_in_nothing_comes_first(runs: pathlib.Path) -> None:
+    """net_4 is the row's, net_1 has another rate."""
+    row = Row('net_4', None, None, CONFIG, {'optim.learning_rate': 0.5}, 'center')
+    run = runs / 'net_4'
+    make_run(run, [*WORDS, '--config.optim.learning_rate=0.5'], 4)
+    (run / 'result.json').write_text('{}')
+    folders = [runs / 'net_1', runs / 'net_2', run]
+    assert trained.finder(None, folders)(row, config_of(row), []).folder == run
+    assert trained.finder(None, folders[:2])(row, config_of(row), []).folder == folders[0]
 
 
 # ---- in print
