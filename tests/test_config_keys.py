@@ -173,14 +173,13 @@ EXAMPLES = {
                                ('data.augment.crop=random_resized',))
        for key in ('area_min', 'area_max', 'aspect_min', 'aspect_max')},
     **{f'data.augment.{key}': ('lenet.py:lenet5', (), 'data.channels = 1', ('data.channels=3',))
-       for key in ('pca_colour', 'pixel_jitter', 'photometric', 'colour_jitter')},
+       for key in ('pca_colour', 'pixel_jitter', 'photometric')},
     'data.augment.padding': (
         'vgg.py:D', (), "data.augment.crop = 'isotropic'", ('data.augment.crop=padded',),
     ),
     **{f'data.augment.{key}': ('senet.py:se_resnet50', (), 'pca_colour = 0.0',
                                ('data.augment.pca_colour=0.1',))
        for key in ('pca_eigenvalues', 'pca_eigenvectors')},
-    'data.augment.padding': ('vgg.py:D', (), "crop = 'isotropic'", ('data.augment.crop=padded',)),
     'data.augment.colour_jitter': (
         'lenet.py:lenet5', (), 'data.channels = 1', ('data.channels=3',),
     ),
@@ -196,9 +195,6 @@ EXAMPLES = {
     'schedule.patience': ('densenet.py:121', (), "kind = 'steps'", ('schedule.kind=plateau',)),
     'schedule.min_delta': ('densenet.py:121', (), "kind = 'steps'", ('schedule.kind=plateau',)),
     'schedule.warmup_rate': ('vgg.py:D', (), 'warmup_until = 0', ('schedule.warmup_until=80',)),
-    'train.freeze_statistics': (
-        'vgg.py:D', (), BN, ('model.name=resnet', 'model.variant=50'),
-    ),
     'train.epochs': ('vgg.py:D', ('train.steps=10',), 'train.steps = 10', ('train.steps=0',)),
     'eval.scale': (
         'googlenet.py:googlenet', ('train.eval_protocol=',),

@@ -14,6 +14,7 @@ from PIL import Image
 
 import eval as eval_command
 from cnn_arch import commands, configuration, models
+from cnn_arch.data.sources import DIGITS
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import network as networks
 from cnn_arch.training import checkpoint, workdir
@@ -26,12 +27,16 @@ VGG = ['--config=configs/demo.py:vgg_fixed', '--config.data.source=folder',
        '--config.eval.batch_size=8']  # fmt: skip
 
 
-def make_run(folder: pathlib.Path, words: list[str], *numbers: int) -> None:
+def make_run(
+    folder: pathlib.Path, words: list[str], *numbers: int, names: tuple[str, ...] = ()
+) -> None:
     """A workdir as train.py leaves it, with random networks at the steps of these numbers."""
     overrides, rest = commands.split_overrides(words)
     config = configuration.load(rest[0].partition('=')[2])
     commands.apply_overrides(config, overrides)
-    workdir.open_workdir(folder, config)
+    if config.data.source in ('digits', 'digits_scenes'):
+        names = DIGITS
+    workdir.open_workdir(folder, config, names)
     model, data = models.build(config.model), config.data
     with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         for number in numbers:

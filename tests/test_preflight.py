@@ -274,7 +274,7 @@ def training(data: pathlib.Path) -> str:
 def test_copies_of_the_data_that_differ_are_named(tmp_path: pathlib.Path, program, change) -> None:
     words = [*VGG, '--config.data.dir=data', f'--workdir={tmp_path / "run"}']
     if program == 'eval.py':
-        make_run(tmp_path / 'run', VGG, 5)
+        make_run(tmp_path / 'run', VGG, 5, names=('a', 'b'))
     folders = copies(tmp_path)
     expected = change(folders[1] / 'data')
     ends = start(2, {0: [], 1: []}, program=(program, *words), folders=folders)

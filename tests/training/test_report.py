@@ -57,7 +57,7 @@ def metrics(loss=2.0, error=50.0, rate=0.25, bad=0) -> dict[str, jax.Array]:
 
 
 def result(n=360) -> types.SimpleNamespace:
-    return types.SimpleNamespace(top1_error=1.25, top5_error=0.5, n=n, complete=360)
+    return types.SimpleNamespace(top1_error=1.25, top5_error=0.5, n=n, complete=360, ties='')
 
 
 def lines(folder) -> list[dict]:
