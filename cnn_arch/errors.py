@@ -64,18 +64,30 @@ CODES: dict[type[Exception], int] = {
     StorageError: NOT_WRITTEN,
 }
 
-# Of the place that is written to: no mistake of the user or of this program.
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+# Of the place that is written to, no mistake of this program, and what is to be done about it.
+_ROOM, _RIGHTS, _DISK = 'make room', 'get the right to write there', 'see to the disk'
+_STORAGE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: 'raise the limit of file sizes (ulimit -f)',
+    errno.EROFS: 'mount it for writing, or choose a folder elsewhere',
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: _DISK,
+    errno.ENXIO: _DISK,
+    errno.ESTALE: 'mount it again',
+    errno.ENOTCONN: 'mount it again',
+}
 
 
-def storage_problem(error: BaseException) -> str:
-    """'No space left on device' and the like if that is the error, or its cause; else ''.
+def storage_problem(error: BaseException) -> tuple[str, str] | None:
+    """('No space left on device', 'make room') and the like if that is the error, or its cause.
 
     TensorStore reports its own as text with the number, as in `[os_error_code='28']`.
     """
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        return os.strerror(error.errno)
+        return os.strerror(error.errno), _STORAGE[error.errno]
     found = re.search(r"os_error_code='(\d+)'", str(error))
     if found and int(found[1]) in _STORAGE:
-        return os.strerror(int(found[1]))
-    return storage_problem(error.__cause__) if error.__cause__ else ''
+        return os.strerror(int(found[1])), _STORAGE[int(found[1])]
+    return storage_problem(error.__cause__) if error.__cause__ else None

@@ -31,7 +31,7 @@ def make_run(folder: pathlib.Path, words: list[str], *numbers: int) -> None:
     overrides, rest = commands.split_overrides(words)
     config = configuration.load(rest[0].partition('=')[2])
     commands.apply_overrides(config, overrides)
-    workdir.open_workdir(folder, config)
+    workdir.write_config(folder, config)
     model, data = models.build(config.model), config.data
     with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         for number in numbers:

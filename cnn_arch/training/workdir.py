@@ -1,5 +1,6 @@
 """What a run leaves in its workdir beside the checkpoints.
 
+owner.json      the process that writes here, as long as it does (cnn_arch/owner.py)
 config.json     the resolved configuration
 classes.json    the names of the classes in their order, written once
 environment.json  what computed it, from which step on (cnn_arch/environment.py)
@@ -37,23 +38,17 @@ RESULT, METRICS, BOARD = 'result.json', 'metrics.jsonl', 'tensorboard'
 CLASSES = 'classes.json'
 
 
-def open_workdir(
+def check_goes_on(
     workdir: pathlib.Path, config: ml_collections.ConfigDict, names: classes.Names = ()
 ) -> None:
-    """Creates the folder with config.json and classes.json, or checks that its run can go on.
+    """Checks that the run in a workdir, if there is one, can go on; writes nothing.
 
-    `names` are the classes of the training data; () keeps none. Raises UserError that names the key
-    where the run in it has another architecture, seed or batch size, and the class where it has
-    others. Other changed keys are printed and hold from now on.
+    `names` are the classes of the training data. Raises UserError that names the key where that run
+    has another architecture, seed or batch size, and the class where it has others. Other changed
+    keys are printed.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--workdir={workdir}: {error.strerror}') from error
-    path = workdir / 'config.json'
-    new = _plain(config)
-    old, kept = None, read_classes(workdir)
-    if path.exists():
+    new, kept = _plain(config), read_classes(workdir)
+    if (workdir / 'config.json').exists():
         old = flatten(read_config(workdir))
         # The architecture first: where it differs, that is what the user wants to hear.
         keys = sorted(old.keys() | new.keys(), key=lambda key: (not key.startswith('model.'), key))
@@ -71,11 +66,23 @@ def open_workdir(
             logging.warning('%s', unnamed(workdir, len(names)))
     if names and kept is not None:
         classes.require_same(names, 'the training data', kept, f'the run in {workdir}')
-    if jax.process_index() == 0:
-        if old != new:
-            write_json(path, json.loads(config.to_json_best_effort()))
-        if names and kept is None:
-            write_json(workdir / CLASSES, list(names))
+
+
+def write_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, names: classes.Names = ()
+) -> None:
+    """Writes config.json and classes.json of a run that begins or goes on; () keeps no names.
+
+    The configuration holds from now on; the names are written once.
+    """
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / 'config.json'
+    if not path.exists() or flatten(read_config(workdir)) != _plain(config):
+        write_json(path, json.loads(config.to_json_best_effort()))
+    if names and read_classes(workdir) is None:
+        write_json(workdir / CLASSES, list(names))
 
 
 def read_classes(workdir: pathlib.Path) -> classes.Names | None:
