@@ -8,6 +8,7 @@ the sizes of all images, so that each works out the same sequence of batches.
 
 import collections
 import concurrent.futures
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -62,11 +63,10 @@ def evaluate(
     )
     pool = concurrent.futures.ThreadPoolExecutor(config.data.threads)
     try:
-        evaluation.run(pool)
+        with contextlib.nullcontext() if store is None else store.writing():
+            evaluation.run(pool)
     finally:
         pool.shutdown(cancel_futures=True)
-        if store is not None:
-            store.save()
     if not evaluation.counted.any():
         raise UserError(f'{source.name}: not one image could be evaluated')
     return Result(
