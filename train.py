@@ -37,8 +37,7 @@ def main(argv: list[str]) -> int:
     args, config = commands.parse(parser, argv)
     stop = StopRequest(config.checkpoint.grace)
     cluster.join()
-    stop.agree()
-    with preflight.owned(args.workdir) as check_owned:
+    with stop.agreed(), preflight.owned(args.workdir) as check_owned:
         return train(config, args.workdir, stop, check_owned)
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import os
 import pathlib
 import sys
 import time
@@ -236,16 +237,24 @@ def told(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
 
 
 def say(line: str, live: float | None = None) -> None:
-    """Prints from the first process; with the share done, over the last line on a terminal."""
+    """Prints from the first process; with the share done, over the last line on a terminal.
+
+    Where nobody reads any more, the run goes on: metrics.jsonl tells the same.
+    """
     if jax.process_index() != 0:
         return
-    if not sys.stdout.isatty():
-        print(line, flush=True)
-    elif live is None:
-        print(f'\r\033[K{line}', flush=True)
-    else:
-        full = round(BAR * live)
-        print(f'\r\033[K[{"#" * full}{"-" * (BAR - full)}] {line}', end='', flush=True)
+    try:
+        if not sys.stdout.isatty():
+            print(line, flush=True)
+        elif live is None:
+            print(f'\r\033[K{line}', flush=True)
+        else:
+            full = round(BAR * live)
+            print(f'\r\033[K[{"#" * full}{"-" * (BAR - full)}] {line}', end='', flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still to be written ends there, too
+        os.close(nowhere)
 
 
 def clock(seconds: float) -> str:
