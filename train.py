@@ -18,6 +18,7 @@ from collections.abc import Callable
 import ml_collections
 
 from cnn_arch import cluster, commands, mesh, models, preflight
+from cnn_arch.arguments import Parser
 from cnn_arch.data import arrays, sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
@@ -30,9 +31,7 @@ from cnn_arch.weights import initial
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of the run')
     args, config = commands.parse(parser, argv)
     stop = StopRequest(config.checkpoint.grace)

@@ -7,7 +7,7 @@ import re
 USER_ERROR = 2  # the user's mistake: one line on stderr, nothing half-written
 DIVERGED = 3  # the loss was not finite and train.on_nonfinite is 'stop'
 NOT_READY = 4  # the processes of a run are not all there, or do not agree; nothing has begun
-NOT_WRITTEN = 74  # the disk is full or broken (EX_IOERR); checkpoints written before it are kept
+NOT_WRITTEN = 74  # disk full, broken, read-only or gone (EX_IOERR); earlier checkpoints are kept
 PREEMPTED = 75  # stopped by a signal after a complete save (EX_TEMPFAIL: run me again)
 
 
@@ -54,7 +54,7 @@ class Stopped(Exception):
 
 
 class StorageError(Exception):
-    """The workdir cannot be written; its text is one line."""
+    """The workdir cannot be written, or is this run's no more; its text is one line."""
 
 
 CODES: dict[type[Exception], int] = {

@@ -51,8 +51,8 @@ class Report:
         self._start = start
         self._writer = MetricsWriter(workdir, start, validated)
         # What earlier starts of the run have taken, as far as they came to say it.
-        self._seconds_before = self._writer.last.get('seconds', 0.0)
-        self._evaluating_before = self._writer.last.get('seconds_evaluating', 0.0)
+        self._seconds_before = self._writer.last.get('seconds') or 0.0
+        self._evaluating_before = self._writer.last.get('seconds_evaluating') or 0.0
         self._window: list[Metrics] = []  # of the steps since the last report
         self._in_flight: collections.deque[Metrics] = collections.deque()
         self._bad: Metrics | None = None  # of the first step that was not finite
