@@ -35,6 +35,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from cnn_arch import cluster, commands, config_keys, environment, mesh, models, preflight
+from cnn_arch.arguments import Parser, folders
 from cnn_arch.data import fingerprint, sources
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import keys, predictions, protocols, table_command, tables
@@ -47,9 +48,7 @@ from cnn_arch.weights import members, trained
 def main(argv: list[str]) -> int:
     if table_command.asked_for(argv):
         return table_command.main(argv, __doc__, trained.finder)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument('--workdir', type=pathlib.Path, metavar='DIR', help='of a run')
     network.add_argument('--weights', type=pathlib.Path, metavar='DIR', help='imported weights')
@@ -124,7 +123,7 @@ def chosen(
     found.adapt(config, evaluation=True)
     commands.apply_overrides(config, typed)
     check_typed(config, typed, args.protocol)
-    others = [trained.find(pathlib.Path(part)) for part in vars(args)['with'].split(',') if part]
+    others = [trained.find(part) for part in folders('--with', vars(args)['with'])]
     members.check_distinct([found, *others])
     protocols.resolve(config, args.protocol)
     if cluster.process() == 0:

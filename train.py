@@ -3,7 +3,8 @@
     python train.py --config=configs/vgg.py:D --workdir=DIR [--config.optim.learning_rate=0.01]
 
 The workdir receives config.json, classes.json, environment.json, checkpoints/<step>/,
-metrics.jsonl, tensorboard/ and result.json. The training data names the classes; evaluation data is
+metrics.jsonl, tensorboard/ and result.json; owner.json names the process that writes there, and
+keeps a second run out. The training data names the classes; evaluation data is
 matched to them by name. The same command goes on where the run stopped, and leaves a run that has
 ended as it is. Ctrl-C or SIGTERM saves a checkpoint and exits with 75 (a second one leaves at
 once); user errors exit with 2, a loss that is not finite with 3, a disk that is full with 74.
@@ -12,10 +13,12 @@ once); user errors exit with 2, a loss that is not finite with 3, a disk that is
 import argparse
 import pathlib
 import time
+from collections.abc import Callable
 
 import ml_collections
 
 from cnn_arch import cluster, commands, mesh, models, preflight
+from cnn_arch.arguments import Parser
 from cnn_arch.data import arrays, sources
 from cnn_arch.data.loader import TrainingBatches
 from cnn_arch.errors import PREEMPTED, Stopped
@@ -28,19 +31,27 @@ from cnn_arch.weights import initial
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--workdir', required=True, type=pathlib.Path, help='folder of the run')
     args, config = commands.parse(parser, argv)
     stop = StopRequest(config.checkpoint.grace)
     cluster.join()
-    stop.agree()
+    with stop.agreed(), preflight.owned(args.workdir) as check_owned:
+        return train(config, args.workdir, stop, check_owned)
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    stop: StopRequest,
+    check_owned: Callable[[], None],
+) -> int:
+    """The run in a workdir that is this one's, as `check_owned` makes sure; its exit code."""
     train_source, eval_source = preflight.train(
         config,
-        args.workdir,
+        folder,
         lambda: sources.open_both(config),
-        lambda: initial.facts(config, args.workdir),
+        lambda: initial.facts(config, folder),
     )
 
     arrays.check(train_source, config.data.augment)
@@ -53,22 +64,22 @@ def main(argv: list[str]) -> int:
     train_step = steps.compile_train_step(model, config, devices, plan.per_epoch)
     with_curvature = steps.compile_curvature(model, config, devices)
     validation_is_the_test = validation.is_the_test(config)  # raises where one is impossible
-    if report.told(args.workdir, config):
+    if report.told(folder, config):
         return 0
-    if not checkpoint.steps(args.workdir):
+    check_owned()
+    if not checkpoint.steps(folder):
         initial.check_classes(config, train_source)
-    workdir.open_workdir(args.workdir, config, train_source.classes)
+    workdir.check_goes_on(folder, config, train_source.classes)
 
-    with checkpoint.opened(args.workdir, config.checkpoint) as checkpoints:
+    with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         if checkpoints.latest is None:
             state = initial.start(steps.create_state(model, config, devices), config, devices)
         else:
             state = steps.restore_state(checkpoints, abstract, devices)
+        workdir.write_config(folder, config, train_source.classes)
         start = int(state.step)
         batches = TrainingBatches(train_source, config, devices, start, plan.total)
-        log = report.Report(
-            args.workdir, config, plan, start, batches, int(state.evaluated) == start
-        )
+        log = report.Report(folder, config, plan, start, batches, int(state.evaluated) == start)
         log.begin(model, state, train_source, eval_source, devices)
 
         def upcoming(images: int) -> TrainingBatches:
@@ -103,6 +114,7 @@ def main(argv: list[str]) -> int:
                 state, metrics = train_step(state, batch, frozen=plan.frozen_at(step))
                 step += 1
                 checkpoints.check()
+                check_owned()
                 if not log.step(step, metrics):
                     log.raise_diverged(state)
                 stop.check()

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from jax._src import clusters, distributed  # what was detected, the key-value store: no public way
 
-from cnn_arch.errors import NotReady, UserError
+from cnn_arch.errors import NotReady, UserError, shown
 
 COORDINATOR = 'JAX_COORDINATOR_ADDRESS'  # host:port of process 0
 PROCESSES, PROCESS = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
@@ -42,6 +42,25 @@ def join() -> None:
     """
     if jax.distributed.is_initialized():
         return
+    _join()
+    _check_platform()
+
+
+def _check_platform() -> None:
+    """Raises UserError where JAX_PLATFORMS asks for what is not here."""
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    if asked in ('', 'cpu'):
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        reason = str(error).partition('. (')[0] or 'no plug-in or device of that name is here'
+        raise UserError(
+            f'JAX_PLATFORMS={asked}: {shown(reason)}; unset it, or set it to cpu'
+        ) from error
+
+
+def _join() -> None:
     seconds = float(os.environ.get(TIMEOUT, JOIN_SECONDS))
     explicit = _from_environment()
     found = explicit or _detected(seconds)

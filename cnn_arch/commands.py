@@ -52,13 +52,13 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         print(f'ended by {signal.Signals(number).name}', file=sys.stderr)
         code = 128 + number
     except Exception as error:
-        reason = storage_problem(error) if isinstance(error, OSError) else ''
-        if not reason:
+        found = storage_problem(error) if isinstance(error, OSError) else None
+        if found is None:
             _end_of_several(traceback.format_exc(), 1)
             raise
         file = getattr(error, 'filename', None) or 'a file'
-        print(f'error: {file} cannot be written: {reason}; make room and run the same command '
-              'again', file=sys.stderr)  # fmt: skip
+        print(f'error: {file} cannot be read or written: {found[0]}; {found[1]} and run the same '
+              'command again', file=sys.stderr)  # fmt: skip
         code = NOT_WRITTEN
     if code not in (0, PREEMPTED):
         _end_of_several('', code)

@@ -31,8 +31,13 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 
 def split(name: str) -> tuple[pathlib.Path, str]:
-    """`configs/vgg.py:D` -> (path, 'D'); the variant is '' where none is named."""
-    path, _, variant = name.partition(':')
+    """`configs/vgg.py:D` -> (path, 'D'); the variant is '' where none is named.
+
+    The path may have colons: what follows the last one is the variant, unless all is a file's name.
+    """
+    path, colon, variant = name.rpartition(':')
+    if not colon or pathlib.Path(name).is_file():
+        return pathlib.Path(name), ''
     return pathlib.Path(path), variant
 
 

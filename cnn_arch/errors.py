@@ -7,7 +7,7 @@ import re
 USER_ERROR = 2  # the user's mistake: one line on stderr, nothing half-written
 DIVERGED = 3  # the loss was not finite and train.on_nonfinite is 'stop'
 NOT_READY = 4  # the processes of a run are not all there, or do not agree; nothing has begun
-NOT_WRITTEN = 74  # the disk is full or broken (EX_IOERR); checkpoints written before it are kept
+NOT_WRITTEN = 74  # disk full, broken, read-only or gone (EX_IOERR); earlier checkpoints are kept
 PREEMPTED = 75  # stopped by a signal after a complete save (EX_TEMPFAIL: run me again)
 
 
@@ -60,7 +60,7 @@ class Stopped(Exception):
 
 
 class StorageError(Exception):
-    """The workdir cannot be written; its text is one line."""
+    """The workdir cannot be written, or is this run's no more; its text is one line."""
 
 
 CODES: dict[type[Exception], int] = {
@@ -70,18 +70,30 @@ CODES: dict[type[Exception], int] = {
     StorageError: NOT_WRITTEN,
 }
 
-# Of the place that is written to: no mistake of the user or of this program.
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+# Of the place that is written to, no mistake of this program, and what is to be done about it.
+_ROOM, _RIGHTS, _DISK = 'make room', 'get the right to write there', 'see to the disk'
+_STORAGE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: 'raise the limit of file sizes (ulimit -f)',
+    errno.EROFS: 'mount it for writing, or choose a folder elsewhere',
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: _DISK,
+    errno.ENXIO: _DISK,
+    errno.ESTALE: 'mount it again',
+    errno.ENOTCONN: 'mount it again',
+}
 
 
-def storage_problem(error: BaseException) -> str:
-    """'No space left on device' and the like if that is the error, or its cause; else ''.
+def storage_problem(error: BaseException) -> tuple[str, str] | None:
+    """('No space left on device', 'make room') and the like if that is the error, or its cause.
 
     TensorStore reports its own as text with the number, as in `[os_error_code='28']`.
     """
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        return os.strerror(error.errno)
+        return os.strerror(error.errno), _STORAGE[error.errno]
     found = re.search(r"os_error_code='(\d+)'", str(error))
     if found and int(found[1]) in _STORAGE:
-        return os.strerror(int(found[1]))
-    return storage_problem(error.__cause__) if error.__cause__ else ''
+        return os.strerror(int(found[1])), _STORAGE[int(found[1])]
+    return storage_problem(error.__cause__) if error.__cause__ else None

@@ -1,13 +1,16 @@
 """Files of other people: opened only if they are files, and what a parser raises is one line."""
 
 import contextlib
+import json
 import os
 import pathlib
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from cnn_arch.errors import UserError, shown
+
+Kind = TypeVar('Kind')
 
 
 class Refused(Exception):
@@ -56,6 +59,19 @@ def read_text(path: pathlib.Path, limit: int) -> str:
         return read_regular(path, limit).decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 at byte {error.start:,}: store it so') from None
+
+
+def read_json(path: pathlib.Path, kind: type[Kind], limit: int) -> Kind:
+    """A value of a type from a JSON file of at most `limit` bytes. Raises UserError."""
+    text = read_text(path, limit)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not valid JSON ({reason(error)})') from error
+    if not isinstance(value, kind):
+        name = 'object' if issubclass(kind, dict) else 'array'
+        raise UserError(f'{path}: expected an {name} of JSON')
+    return value
 
 
 def read_regular(path: pathlib.Path, limit: int) -> bytes:

@@ -2,12 +2,14 @@
 
 Each process posts what it sees; each reads what all have posted and comes to the same end. What
 differs is one line that names it and the process; the exit code is the same on all. The first
-process prints one line per check. Nothing has touched a device or the workdir's contents by then.
+process prints one line per check. Nothing has touched a device or the workdir's contents by then,
+which belong to one run at a time (cnn_arch/owner.py).
 That all processes are there is the roll call's business (cnn_arch/cluster.py).
 """
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import pathlib
@@ -16,17 +18,17 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import ml_collections
 
-from cnn_arch import cluster, environment
+from cnn_arch import cluster, environment, owner
 from cnn_arch.commands import flatten
 from cnn_arch.data import fingerprint
 from cnn_arch.data.sources import Source
-from cnn_arch.errors import NotReady, UserError
+from cnn_arch.errors import CODES, NotReady, StorageError, UserError
 from cnn_arch.evaluation import keys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,16 +56,51 @@ def train(
     starts from. In a run of one process there is nothing to compare. Raises NotReady with one line
     per check that failed.
     """
-    made = cluster.processes() > 1 and not workdir.exists()
-    try:
-        begin({}, config, workdir)
-        agree('start', start, lambda facts: facts)
-        return agree('data', opened, _of_sources)
-    except (NotReady, UserError):
-        if made and cluster.process() == 0:
-            with contextlib.suppress(OSError):  # somebody has put something there
-                workdir.rmdir()
-        raise
+    begin({}, config, workdir)
+    agree('start', start, lambda facts: facts)
+    return agree('data', opened, _of_sources)
+
+
+@contextlib.contextmanager
+def owned(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
+    """The workdir, owned by this run through its first process.
+
+    Yields what is called as long as the run writes there: it raises UserError where the folder
+    cannot be written, and StorageError where it was taken away. Raises UserError, or NotReady of
+    several processes, where another run owns it; StorageError also in place of what comes of its
+    having been removed.
+    """
+    with contextlib.ExitStack() as stack:
+        problem, check = '', _nothing
+        if cluster.process() == 0:
+            try:
+                check = stack.enter_context(owner.Owner(workdir)).check
+            except owner.InUse as error:
+                problem = f'--workdir={workdir} is {error}; wait for its end, or choose another'
+            except OSError as error:  # told once it matters: a run that has ended is only read
+                check = functools.partial(_raise, f'--workdir={workdir}: {error.strerror}')
+        if cluster.processes() > 1:
+            # The first process may have watched the sign of life of a dead one before.
+            told = _tell('owner', problem, FACTS_SECONDS + owner.SILENCE)
+            _end_if([told[0]] if told[0] else [])
+        elif problem:
+            raise UserError(problem)
+        try:
+            yield check
+        except tuple(CODES):
+            raise
+        except Exception as error:
+            if cluster.process() == 0 or workdir.exists():
+                raise
+            raise StorageError(f'{workdir} was removed while this run wrote there') from error
+
+
+def _nothing() -> None:
+    pass
+
+
+def _raise(problem: str) -> NoReturn:
+    raise UserError(problem)
 
 
 def _of_sources(sources: Sequence[Source]) -> Facts:

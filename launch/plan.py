@@ -27,6 +27,7 @@ if __name__ == '__main__':  # run as a file, from anywhere
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from cnn_arch import commands
+from cnn_arch.arguments import Parser
 from cnn_arch.errors import UserError
 from launch import ahead, plan_table
 from launch.ahead import Pod, Program
@@ -38,9 +39,7 @@ TILE = 8  # images of a device: a TPU's registers have 8 rows, fewer cost the sa
 
 def main(argv: list[str]) -> int:
     jax.config.update('jax_platforms', 'cpu')  # the TPU is only described
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--topology', metavar='CHIP:SHAPE', help='e.g. v5e:16x16 or v5p:4x4x4')
     if '--table' in argv:
         parser.add_argument('--table', action='store_true')

@@ -36,7 +36,7 @@ def make_run(
     commands.apply_overrides(config, overrides)
     if config.data.source in ('digits', 'digits_scenes'):
         names = DIGITS
-    workdir.open_workdir(folder, config, names)
+    workdir.write_config(folder, config, names)
     model, data = models.build(config.model), config.data
     with checkpoint.opened(folder, config.checkpoint) as checkpoints:
         for number in numbers:

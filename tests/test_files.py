@@ -1,11 +1,12 @@
 """The boundary of the readers: names as messages show them, and whose fault an exception is."""
 
+import errno
 import os
 import pathlib
 
 import pytest
 
-from cnn_arch import files
+from cnn_arch import errors, files
 from cnn_arch.errors import UserError, shown
 
 
@@ -56,3 +57,29 @@ def test_a_file_that_grows_is_read_within_its_limit(tmp_path: pathlib.Path) -> N
         files.read_regular(pathlib.Path('/dev/null'), 4)
     with pytest.raises(UserError, match='not readable'):
         files.read_regular(pathlib.Path('a\0b'), 4)
+
+
+@pytest.mark.parametrize(
+    ('number', 'remedy'),
+    [
+        (errno.ENOSPC, 'make room'),
+        (errno.EDQUOT, 'make room'),
+        (errno.EROFS, 'mount it for writing'),
+        (errno.EACCES, 'get the right'),
+        (errno.EPERM, 'get the right'),
+        (errno.EIO, 'see to the disk'),
+        (errno.ENOENT, None),
+    ],
+)
+def test_what_a_disk_asks_for(number: int, remedy: str | None) -> None:
+    """From Python, from TensorStore's text, and where it is the cause of another error."""
+    direct, wrapped = OSError(number, 'x'), ValueError('y')
+    wrapped.__cause__ = direct
+    for error in (direct, ValueError(f"z [os_error_code='{number}']"), wrapped):
+        found = errors.storage_problem(error)
+        if remedy is None:
+            assert found is None
+        else:
+            assert found is not None
+            assert found[0] == os.strerror(number)
+            assert found[1].startswith(remedy)

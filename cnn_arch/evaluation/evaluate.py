@@ -8,6 +8,7 @@ the sizes of all images, so that each works out the same sequence of batches.
 
 import collections
 import concurrent.futures
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from cnn_arch import cluster
 from cnn_arch import mesh as meshes
 from cnn_arch.data.sources import Example, Source
 from cnn_arch.errors import UserError
@@ -30,6 +32,7 @@ from cnn_arch.evaluation.result import TOP, Result, Usage, rank_of, ranks_in
 from cnn_arch.evaluation.store import COUNTED, MISSING, Store, best_of
 
 ROUND = 512  # images per host whose sizes are read ahead, encoded bytes kept
+LONGEST_ERROR = 1024  # bytes of what is said of an image that does not decode
 IN_FLIGHT = 2  # batches computing on the devices while the next is prepared
 # Canvases of a scale, and so compilations: chosen for the images of the first round, then for those
 # of later rounds that fit on none of them.
@@ -62,11 +65,10 @@ def evaluate(
     )
     pool = concurrent.futures.ThreadPoolExecutor(config.data.threads)
     try:
-        evaluation.run(pool)
+        with contextlib.nullcontext() if store is None else store.writing():
+            evaluation.run(pool)
     finally:
         pool.shutdown(cancel_futures=True)
-        if store is not None:
-            store.save()
     if not evaluation.counted.any():
         raise UserError(f'{source.name}: not one image could be evaluated')
     return Result(
@@ -337,13 +339,25 @@ class _Evaluation:
         self._forget(index, posteriors)
 
     def _skip(self, index: int) -> None:
-        error = self._reader.errors.pop(index, f'{index} of {self._source.name}')
+        error = self._error_of(index)
         if self._config.data.on_bad_image == 'stop':
             raise UserError(
                 f'image {error}; remove it, or go on without it: --config.data.on_bad_image=skip'
             )
-        logging.warning('not counted: image %s', error)
+        if cluster.process() == 0:
+            logging.warning('not counted: image %s', error)
         self._forget(index, None)
+
+    def _error_of(self, index: int) -> str:
+        """The name of an image that does not decode, and why: only who has read it knows."""
+        mine = np.zeros(LONGEST_ERROR, np.uint8)
+        text = self._reader.errors.pop(index, '').encode(errors='replace')[:LONGEST_ERROR]
+        mine[: len(text)] = np.frombuffer(text, np.uint8)
+        told = meshes.exchange(mine)
+        (speakers,) = np.nonzero(told[:, 0])
+        # That nobody should know is no reason to end with another error than the image's.
+        said = bytes(told[speakers[0]]).rstrip(b'\0') if len(speakers) else b''
+        return said.decode(errors='replace') or f'{index} of {self._source.name}'
 
     def _forget(self, index: int, posteriors: np.ndarray | None) -> None:
         if self._store is not None:

@@ -5,22 +5,27 @@ posteriors.npy  float32 [images, classes], the rows of finished images
 progress        of each image its state, label and the hash of its row, then the SHA-256 of all of
                 these, of the folder's name and of the shape; written after the rows it speaks of
 
+owner.json      the process that writes it, as long as it does
+
 Nothing is believed that is not, byte for byte, what was written under that name: a row that differs
 is measured again, and all rows where anything else does.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from cnn_arch import mesh as meshes
+from cnn_arch import owner
 from cnn_arch.data import fingerprint
 from cnn_arch.data.sources import Source
 from cnn_arch.errors import UserError
@@ -38,20 +43,24 @@ class Store:
     def __init__(self, folder: pathlib.Path, images: int, classes: int):
         """Opens what was kept for that many images and classes, or begins anew.
 
-        What is damaged is a warning and begun anew. Images that did not decode are tried again. A
-        folder that cannot be written is a warning: the evaluation then has to end in one go.
+        What is damaged is a warning and begun anew, once something is written. Images that did not
+        decode are tried again. A folder that cannot be written is a warning: the evaluation then
+        has to end in one go.
         """
         self._folder = folder
+        self._read = b''  # of `progress`, what the notes were taken from
+        self._keeps, self._owned = True, False
         self._shape = (images, classes)
         self._notes = np.zeros(images, NOTE)
         self._rows: np.ndarray | None = None  # of the first process
         if jax.process_index() == 0:
+            self._rows = np.zeros((images, classes), np.float32)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._rows = self._open()
             except (OSError, ValueError) as error:  # a memory map of no images is a ValueError
                 logging.warning('posteriors are not kept: %s: %s', folder, error)
-                self._rows = np.zeros((images, classes), np.float32)
+                self._keeps = False
         # What one process has read, all must know: which images remain decides the batches.
         self.states = meshes.exchange(self._notes['state'].copy())[0]
         self.labels = meshes.exchange(self._notes['label'].astype(np.int32))[0]
@@ -70,11 +79,8 @@ class Store:
         if problem:
             if kept:
                 logging.warning('%s: %s: all is measured again', self._folder, problem)
-            (self._folder / PROGRESS).unlink(missing_ok=True)
-            with path.open('wb') as file:
-                file.write(header)
-                file.truncate(size)
-        rows = np.memmap(path, FLOAT, 'r+', len(header), self._shape)
+            return np.zeros(self._shape, FLOAT)
+        rows = np.memmap(path, FLOAT, 'r', len(header), self._shape)
         counted = np.flatnonzero(self._notes['state'] == COUNTED)
         damaged = [i for i in counted.tolist() if _hash(i, rows[i]) != self._notes['row'][i]]
         if damaged:
@@ -86,7 +92,7 @@ class Store:
     def _read_progress(self) -> str:
         """What is wrong with it; '' where its notes are taken over."""
         try:
-            data = (self._folder / PROGRESS).read_bytes()
+            data = self._read = (self._folder / PROGRESS).read_bytes()
         except OSError as error:
             return f'{PROGRESS} cannot be read ({error.strerror})'
         body = data[: self._notes.nbytes]
@@ -94,6 +100,48 @@ class Store:
             return f'{PROGRESS} is not what was written'
         self._notes = np.frombuffer(body, NOTE).copy()
         return ''
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within it what is added is kept. One evaluation at a time may write an answer.
+
+        Where another one does, or the folder cannot be written, that is a warning, and what is
+        added stays in memory.
+        """
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0 and self._keeps:
+                try:
+                    stack.enter_context(owner.Owner(self._folder))
+                    self._rows = self._begin()
+                    self._owned = True
+                except (OSError, ValueError, owner.InUse) as error:
+                    logging.warning('posteriors are not kept: %s: %s', self._folder, error)
+                    self._rows = np.array(self._rows)
+            try:
+                yield
+            finally:
+                self.save()
+                self._owned = False
+
+    def _begin(self) -> np.ndarray:
+        """The rows as a file that can be written: that which was read, or a new one in its place.
+
+        A new file, never an emptied one: who has read the old one keeps its rows.
+        """
+        path, progress = self._folder / ROWS, self._folder / PROGRESS
+        now = progress.read_bytes() if progress.exists() else b''
+        header = _header(self._shape)
+        if isinstance(self._rows, np.memmap):
+            if now != self._read:
+                raise owner.InUse('another evaluation has written there meanwhile')
+        else:
+            progress.unlink(missing_ok=True)
+            scratch = self._folder / f'{ROWS}.tmp'
+            with scratch.open('wb') as file:
+                file.write(header)
+                file.truncate(len(header) + FLOAT.itemsize * self._shape[0] * self._shape[1])
+            os.replace(scratch, path)
+        return np.memmap(path, FLOAT, 'r+', len(header), self._shape)
 
     def _checksum(self, body: bytes) -> bytes:
         what = f'{self._folder.name} {self._shape} {FLOAT.str}\n'.encode()
@@ -115,7 +163,7 @@ class Store:
         return meshes.exchange(classes)[0], meshes.exchange(probabilities)[0]
 
     def add(self, index: int, label: int, posteriors: np.ndarray | None) -> None:
-        """One finished image; None for one that did not decode. Saves now and then."""
+        """One finished image, in `writing`; None: it did not decode. Saves now and then."""
         self.labels[index] = label
         self.states[index] = SKIPPED if posteriors is None else COUNTED
         if self._rows is not None and posteriors is not None:
@@ -127,7 +175,7 @@ class Store:
     def save(self) -> None:
         """Writes all that was added."""
         self._saved = time.monotonic()
-        if not isinstance(self._rows, np.memmap):
+        if not self._owned or not isinstance(self._rows, np.memmap):
             return
         self._rows.flush()
         body = self._notes.tobytes()

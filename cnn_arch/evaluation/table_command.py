@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cnn_arch import cluster, commands, preflight
-from cnn_arch.arguments import Parser
+from cnn_arch.arguments import Parser, folders
 from cnn_arch.errors import UserError
 from cnn_arch.evaluation import tables
 from cnn_arch.evaluation.formats import FORMATS
@@ -65,7 +65,7 @@ def _prepared(
     """What fills the tables, and the tables. Raises UserError for what cannot be."""
     if args.runs is not None and not args.runs.is_dir():
         raise UserError(f'--runs={args.runs}: no such folder')
-    weights = [pathlib.Path(part) for part in args.weights.split(',') if part]
+    weights = folders('--weights', args.weights)
     out = _out(args)
     unfit = out is not None and (out.is_dir() or not out.absolute().parent.is_dir())
     if unfit and cluster.process() == 0:

@@ -116,16 +116,17 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = storage_problem(error)
-            if not reason:
+            found = storage_problem(error)
+            if found is None:
                 raise
+            reason, remedy = found
             kept = steps(self._workdir)
             kept_text = f'that of step {kept[-1]:,} is kept' if kept else 'there is none before it'
             if jax.process_index() == 0:
                 _remove_leftovers(self._folder)
             raise StorageError(
                 f'the checkpoint of step {step:,} cannot be written to {self._folder}: {reason}; '
-                f'{kept_text}; make room and run the same command again'
+                f'{kept_text}; {remedy} and run the same command again'
             ) from error
 
     def _remove(self, step: int) -> None:
@@ -159,6 +160,9 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> Iterator
         yield checkpoints
     finally:
         checkpoints.wait()
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                (workdir / FOLDER).rmdir()  # that of a run that did not begin is empty
 
 
 def _recover(workdir: pathlib.Path) -> int | None:

@@ -10,6 +10,8 @@ import json
 import os
 import pathlib
 
+from cnn_arch.errors import shown
+
 NAME = 'manifest.json'
 THREADS = 4  # hashing releases the interpreter; more than one disk can be read at once
 
@@ -37,7 +39,7 @@ def problem(folder: pathlib.Path) -> str:
         entries = _read(folder)
     except FileNotFoundError:
         return f'{NAME} is missing'
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f'{NAME} cannot be read ({error})'
     for name, entry in entries.items():
         try:
@@ -72,8 +74,11 @@ def _read(folder: pathlib.Path) -> dict[str, dict]:
     if not isinstance(entries, dict) or not entries:
         raise ValueError('it lists no files')
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or not {'bytes', 'sha256'} <= entry.keys():
-            raise ValueError(f'no size and SHA-256 of {name}')
+        if pathlib.PurePosixPath(name).is_absolute() or '..' in name.split('/') or '\0' in name:
+            raise ValueError(f'{shown(name)} is no file of the folder')
+        typed = isinstance(entry, dict) and isinstance(entry.get('sha256'), str)
+        if not typed or not isinstance(entry.get('bytes'), int):
+            raise ValueError(f'no size and SHA-256 of {shown(name)}')
     return entries
 
 

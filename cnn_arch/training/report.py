@@ -2,6 +2,7 @@
 
 import collections
 import math
+import os
 import pathlib
 import sys
 import time
@@ -50,8 +51,8 @@ class Report:
         self._start = start
         self._writer = MetricsWriter(workdir, start, validated)
         # What earlier starts of the run have taken, as far as they came to say it.
-        self._seconds_before = self._writer.last.get('seconds', 0.0)
-        self._evaluating_before = self._writer.last.get('seconds_evaluating', 0.0)
+        self._seconds_before = self._writer.last.get('seconds') or 0.0
+        self._evaluating_before = self._writer.last.get('seconds_evaluating') or 0.0
         self._window: list[Metrics] = []  # of the steps since the last report
         self._in_flight: collections.deque[Metrics] = collections.deque()
         self._bad: Metrics | None = None  # of the first step that was not finite
@@ -236,16 +237,24 @@ def told(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
 
 
 def say(line: str, live: float | None = None) -> None:
-    """Prints from the first process; with the share done, over the last line on a terminal."""
+    """Prints from the first process; with the share done, over the last line on a terminal.
+
+    Where nobody reads any more, the run goes on: metrics.jsonl tells the same.
+    """
     if jax.process_index() != 0:
         return
-    if not sys.stdout.isatty():
-        print(line, flush=True)
-    elif live is None:
-        print(f'\r\033[K{line}', flush=True)
-    else:
-        full = round(BAR * live)
-        print(f'\r\033[K[{"#" * full}{"-" * (BAR - full)}] {line}', end='', flush=True)
+    try:
+        if not sys.stdout.isatty():
+            print(line, flush=True)
+        elif live is None:
+            print(f'\r\033[K{line}', flush=True)
+        else:
+            full = round(BAR * live)
+            print(f'\r\033[K[{"#" * full}{"-" * (BAR - full)}] {line}', end='', flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still to be written ends there, too
+        os.close(nowhere)
 
 
 def clock(seconds: float) -> str:

@@ -12,12 +12,14 @@ to stop, each process holds its next call until it knows how far all have come, 
 threads tell each other; all stop at the first call that none has made yet.
 """
 
+import contextlib
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import jax
 
 from cnn_arch import cluster
 from cnn_arch.errors import PREEMPTED, Stopped
@@ -38,6 +40,7 @@ class StopRequest:
         self._calls = 0  # of `check`
         self._last: int | None = None  # the call at which all stop
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         receiver, sender = os.pipe()
         os.set_blocking(sender, False)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
@@ -45,11 +48,23 @@ class StopRequest:
             signal.signal(number, lambda number, frame: None)
         _start(self._receive, receiver)
 
-    def agree(self) -> None:
-        """From now on stops together with the other processes, if there are some."""
+    @contextlib.contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Within it this process stops together with the others, if there are some.
+
+        They are not asked any more once it has ended: JAX ends a process that asks after its
+        connection to them is shut down.
+        """
         self._several = cluster.processes() > 1
-        if self._several:
-            _start(self._agree)
+        if not self._several:
+            yield
+            return
+        thread = _start(self._agree)
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(POLL + 2 * AGREE_SECONDS)
 
     def check(self) -> None:
         """Raises Stopped when it is time; all processes call this at the same places."""
@@ -72,26 +87,36 @@ class StopRequest:
         if self.requested:
             return
         self.requested = True
-        os.write(2, b'\nstopping after this step with a checkpoint; once more ends at once\n')
+        _say('\nstopping after this step with a checkpoint; once more ends at once\n')
         timer = threading.Timer(0.9 * self._grace, self._give_up)
         timer.daemon = True
         timer.start()
 
     def _give_up(self) -> None:
-        text = (f'no step ended within {0.9 * self._grace:g} s: the run goes on from its last '
-                'complete checkpoint\n')  # fmt: skip
-        os.write(2, text.encode())
+        _say(f'no step ended within {0.9 * self._grace:g} s: the run goes on from its last '
+             'complete checkpoint\n')  # fmt: skip
         os._exit(PREEMPTED)
 
     def _agree(self) -> None:
-        while not self.requested:
-            time.sleep(POLL)
-            if cluster.look(ASKED) is not None:
-                self._ask()
-        cluster.post(ASKED, 'yes')
-        with self._lock:
-            self._last = 1 + max(map(int, cluster.tell(CALLS, str(self._calls), AGREE_SECONDS)))
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others have ended by now
+            while not self.requested:
+                if self._ended.wait(POLL):
+                    return
+                if cluster.look(ASKED) is not None:
+                    self._ask()
+            cluster.post(ASKED, 'yes')
+            with self._lock:
+                told = cluster.tell(CALLS, str(self._calls), AGREE_SECONDS)
+                self._last = 1 + max(map(int, told))
 
 
-def _start(target: Callable[..., None], *args: Any) -> None:
-    threading.Thread(target=target, args=args, daemon=True).start()
+def _start(target: Callable[..., None], *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def _say(text: str) -> None:
+    """As far as somebody listens: who was started by a process that was killed has no one."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

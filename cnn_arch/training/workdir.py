@@ -1,5 +1,6 @@
 """What a run leaves in its workdir beside the checkpoints.
 
+owner.json      the process that writes here, as long as it does (cnn_arch/owner.py)
 config.json     the resolved configuration
 classes.json    the names of the classes in their order, written once
 environment.json  what computed it, from which step on (cnn_arch/environment.py)
@@ -14,16 +15,19 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 from tensorboardX import SummaryWriter
 
+from cnn_arch import files
 from cnn_arch.commands import flatten
 from cnn_arch.data import classes
-from cnn_arch.errors import UserError
+from cnn_arch.errors import UserError, shown
 from cnn_arch.training import checkpoint, manifest
+from configs import base
 
 # A checkpoint goes on only under these: they shape the parameters or the stream of samples.
 FIXED_KEYS = ('seed', 'model.', 'data.source', 'data.seed', 'train.batch_size', 'optim.rule',
@@ -35,25 +39,20 @@ MEASURED = ('top1_error', 'top5_error', 'images', 'complete')
 WITH_EACH = ('epoch', 'seconds', 'seconds_evaluating')
 RESULT, METRICS, BOARD = 'result.json', 'metrics.jsonl', 'tensorboard'
 CLASSES = 'classes.json'
+MOST_BYTES = 16 << 20  # of a JSON file that is read back
 
 
-def open_workdir(
+def check_goes_on(
     workdir: pathlib.Path, config: ml_collections.ConfigDict, names: classes.Names = ()
 ) -> None:
-    """Creates the folder with config.json and classes.json, or checks that its run can go on.
+    """Checks that the run in a workdir, if there is one, can go on; writes nothing.
 
-    `names` are the classes of the training data; () keeps none. Raises UserError that names the key
-    where the run in it has another architecture, seed or batch size, and the class where it has
-    others. Other changed keys are printed and hold from now on.
+    `names` are the classes of the training data. Raises UserError that names the key where that run
+    has another architecture, seed or batch size, and the class where it has others. Other changed
+    keys are printed.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--workdir={workdir}: {error.strerror}') from error
-    path = workdir / 'config.json'
-    new = _plain(config)
-    old, kept = None, read_classes(workdir)
-    if path.exists():
+    new, kept = _plain(config), read_classes(workdir)
+    if (workdir / 'config.json').exists():
         old = flatten(read_config(workdir))
         # The architecture first: where it differs, that is what the user wants to hear.
         keys = sorted(old.keys() | new.keys(), key=lambda key: (not key.startswith('model.'), key))
@@ -71,11 +70,23 @@ def open_workdir(
             logging.warning('%s', unnamed(workdir, len(names)))
     if names and kept is not None:
         classes.require_same(names, 'the training data', kept, f'the run in {workdir}')
-    if jax.process_index() == 0:
-        if old != new:
-            write_json(path, json.loads(config.to_json_best_effort()))
-        if names and kept is None:
-            write_json(workdir / CLASSES, list(names))
+
+
+def write_config(
+    workdir: pathlib.Path, config: ml_collections.ConfigDict, names: classes.Names = ()
+) -> None:
+    """Writes config.json and classes.json of a run that begins or goes on; () keeps no names.
+
+    The configuration holds from now on; the names are written once.
+    """
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / 'config.json'
+    if not path.exists() or flatten(read_config(workdir)) != _plain(config):
+        write_json(path, json.loads(config.to_json_best_effort()))
+    if names and read_classes(workdir) is None:
+        write_json(workdir / CLASSES, list(names))
 
 
 def read_classes(workdir: pathlib.Path) -> classes.Names | None:
@@ -94,11 +105,12 @@ def finished(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[s
     None also where its last checkpoint is gone or damaged: then there is something to be done.
     """
     try:
-        result = json.loads((workdir / RESULT).read_text())
+        result = files.read_json(workdir / RESULT, dict, MOST_BYTES)
         same = flatten(read_config(workdir)) == _plain(config)
-    except (OSError, ValueError, UserError):
+    except UserError:
         return None
-    if not same or not isinstance(result, dict) or not {'step', *MEASURED} <= result.keys():
+    numbers = all(type(result.get(name)) in (int, float) for name in ('step', *MEASURED))
+    if not same or not numbers or not isinstance(result.get('protocol'), str):
         return None
     if checkpoint.steps(workdir)[-1:] != [result['step']]:
         return None
@@ -116,10 +128,10 @@ def record_environment(
     """
     path = workdir / 'environment.json'
     try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
+        known = files.read_json(path, list, MOST_BYTES)
+    except UserError:
         known = []
-    known = [entry for entry in known if entry['from_step'] < start]
+    known = [entry for entry in known if _from_step(entry) < start]
     if goes_on and (not known or {**known[-1], 'from_step': 0} != {'from_step': 0, **environment}):
         known.append({'from_step': start, **environment})
         if jax.process_index() == 0:
@@ -127,16 +139,39 @@ def record_environment(
     return known
 
 
+def _from_step(entry: Any) -> float:
+    """Infinity for what is none of our records."""
+    step = entry.get('from_step') if isinstance(entry, dict) else None
+    return step if type(step) is int else float('inf')
+
+
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The configuration of the run in a workdir. Raises UserError where there is none."""
     path = workdir / 'config.json'
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f'{workdir}: no config.json, so no run of train.py') from error
-    except ValueError as error:
-        raise UserError(f'{path}: not valid JSON ({error})') from error
-    return ml_collections.ConfigDict(values)
+    if not path.exists():
+        raise UserError(f'{workdir}: no config.json, so no run of train.py')
+    config = ml_collections.ConfigDict(files.read_json(path, dict, MOST_BYTES))
+    check_types(path, flatten(config))
+    return config
+
+
+def check_types(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Raises UserError where a value that a file has under a key is not of that key's type."""
+    for key, default in _plain(base.get_config()).items():
+        if key in values and not _alike(values[key], default):
+            raise UserError(
+                f'{path}: {key} = {shown(repr(values[key]))}: expected {type(default).__name__}, '
+                f'e.g. {default!r}'
+            )
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default, as JSON has both."""
+    if default is None:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 def check_architecture(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -193,7 +228,7 @@ class MetricsWriter:
         for events in board.glob('events.out.tfevents.*'):
             events.unlink()
         self._board = SummaryWriter(str(board))
-        self._began = time.time() - self.last.get('seconds', 0.0)
+        self._began = time.time() - (self.last.get('seconds') or 0.0)
         for line in kept:
             self._show(line)
 
@@ -208,7 +243,7 @@ class MetricsWriter:
         self._show({'step': step, **finite})
 
     def _show(self, line: dict[str, Any]) -> None:
-        when = self._began + line.get('seconds', 0.0)  # the pauses between starts are left out
+        when = self._began + (line.get('seconds') or 0.0)  # the pauses between starts are left out
         evaluation = 'loss' not in line
         for name, value in line.items():
             told = name == 'step' or (evaluation and name in WITH_EACH)  # by the line of the step
@@ -226,9 +261,10 @@ def _parsed(line: str) -> dict[str, Any]:
     """A line of metrics.jsonl; {} for the last one of a killed run, which may be cut off."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    if not isinstance(values, dict) or not isinstance(values.get('step'), int):
+    step = values.get('step') if isinstance(values, dict) else None
+    if type(step) is not int or not 0 <= step < 1 << 63:
         return {}
     numbers = (int, float, type(None))
     return {name: value for name, value in values.items() if isinstance(value, numbers)}

@@ -10,6 +10,7 @@ the first convolution's input channels are reversed here, once, and weights.json
 """
 
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -25,7 +26,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from cnn_arch import commands, configuration, models
+from cnn_arch import commands, configuration, models, owner
 from cnn_arch.commands import flatten
 from cnn_arch.config_keys import no_effect
 from cnn_arch.data import synsets
@@ -54,6 +55,7 @@ READERS = {
     '.caffemodel': caffe.read,
 }
 SHOWN = 3  # tensors of each kind that an error names
+WHOLE = 'whole'  # in a folder beside the target, until it takes its place
 MOST_PARTS = 4  # of a prefix that all names begin with
 
 Layers = dict[str, dict[str, Any]]  # path of a layer: its arrays (or their shapes) by name
@@ -258,18 +260,28 @@ def _write(folder: pathlib.Path, variables: dict[str, Any], record: dict[str, An
     parent = folder.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        _remove_scratch(folder)
         scratch = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=parent))
     except OSError as error:
         raise UserError(f'--to={folder}: {error.strerror}') from error
     try:
-        checkpoint.save_weights(scratch / ARRAYS, variables)
-        (scratch / RECORD).write_text(json.dumps(record, indent=2) + '\n')
-        scratch.chmod(0o755)
-        os.rename(scratch, folder)
+        with owner.Owner(scratch):
+            checkpoint.save_weights(scratch / WHOLE / ARRAYS, variables)
+            (scratch / WHOLE / RECORD).write_text(json.dumps(record, indent=2) + '\n')
+            check_target(folder)
+            os.rename(scratch / WHOLE, folder)
     except OSError as error:
+        check_target(folder)  # another import was faster
         raise UserError(f'--to={folder}: {error.strerror}') from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_scratch(folder: pathlib.Path) -> None:
+    """What killed imports to the same folder left beside it; of living ones nothing."""
+    for scratch in folder.absolute().parent.glob(f'.{glob.escape(folder.name)}-*'):
+        if owner.is_free(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_target(folder: pathlib.Path) -> None:

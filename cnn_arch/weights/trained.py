@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 import shlex
@@ -12,7 +11,7 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
-from cnn_arch import cluster, models
+from cnn_arch import cluster, files, models
 from cnn_arch import mesh as meshes
 from cnn_arch.commands import as_typed, flatten
 from cnn_arch.data import classes
@@ -25,7 +24,8 @@ from cnn_arch.training import checkpoint, manifest, workdir
 from cnn_arch.weights import departures
 
 ARRAYS, RECORD = 'arrays', 'weights.json'  # of a folder of imported weights
-RECORDED = {'known_as', 'source', 'file', 'missing', 'digest', 'keys', 'network', 'training'}
+RECORDED = {'known_as': str, 'source': str, 'file': str, 'missing': list, 'digest': str,
+            'keys': dict, 'network': dict, 'training': dict}  # fmt: skip
 
 # What the numbers that a network reads mean, and the size that its fully connected layers take.
 INPUT_KEYS = ('data.mean', 'data.std', 'data.channels', 'data.augment.size')
@@ -270,12 +270,17 @@ def _say_unnamed(folder: pathlib.Path, count: int) -> None:
 
 
 def _read_record(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f'{path}: not valid JSON ({error})') from error
-    if not isinstance(record, dict) or not record.keys() >= RECORDED:
-        raise UserError(f'{path}: not written by `python -m cnn_arch.weights`; import them again')
+    record = files.read_json(path, dict, workdir.MOST_BYTES)
+    for key, kind in RECORDED.items():
+        if not isinstance(record.get(key), kind):
+            raise UserError(
+                f'{path}: {key} is not what `python -m cnn_arch.weights` writes there; import the '
+                'weights again'
+            )
+    for key in ('keys', 'network', 'training'):
+        workdir.check_types(path, record[key])
+    if not all(isinstance(name, str) for name in record['missing']):
+        raise UserError(f'{path}: missing is not a list of names; import the weights again')
     return record
 
 

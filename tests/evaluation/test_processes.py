@@ -82,6 +82,10 @@ def test_two_processes_equal_one(tmp_path: pathlib.Path) -> None:
     assert sorted(decoded[0] + decoded[1]) == GOOD  # each once, by one host
     assert min(map(len, decoded)) >= 6
     check(tmp_path, 2, 'dense')
+    # The second process has read the one that does not decode; the first one names it, once.
+    first, second = (json.loads((tmp_path / f'warnings_{i}.json').read_text()) for i in (0, 1))
+    assert first == ['not counted: image bad: not a picture of a known format (13 bytes)']
+    assert second == []
 
 
 @pytest.mark.slow

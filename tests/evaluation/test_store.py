@@ -1,5 +1,6 @@
 """A killed evaluation goes on from what it kept; ensembles average what their members kept."""
 
+import os
 import pathlib
 import shutil
 import threading
@@ -94,10 +95,10 @@ def kept(tmp_path: pathlib.Path) -> pathlib.Path:
     folder = tmp_path / 'kept'
     store = Store(folder, IMAGES, CLASSES)
     rows = np.random.default_rng(0).dirichlet(np.ones(CLASSES), IMAGES).astype(np.float32)
-    for index in (0, 2, 3, 5):
-        store.add(index, index % CLASSES, rows[index])
-    store.add(4, 4, None)
-    store.save()
+    with store.writing():
+        for index in (0, 2, 3, 5):
+            store.add(index, index % CLASSES, rows[index])
+        store.add(4, 4, None)
     again = Store(folder, IMAGES, CLASSES)
     assert again.states.tolist() == [COUNTED, 0, COUNTED, COUNTED, 0, COUNTED]
     assert again.labels.tolist() == [0, 0, 2, 3, 0, 5]
@@ -161,8 +162,8 @@ def test_what_is_damaged_is_begun_anew(kept, caplog, damage: str) -> None:
     (line,) = caplog.text.splitlines()
     assert reason in line
     assert str(kept) in line
-    store.add(1, 1, np.ones(CLASSES, np.float32))
-    store.save()
+    with store.writing():
+        store.add(1, 1, np.ones(CLASSES, np.float32))
     assert Store(kept, IMAGES, CLASSES).states.tolist() == [0, COUNTED, 0, 0, 0, 0]
 
 
@@ -255,9 +256,62 @@ def test_folder_that_cannot_be_written(tmp_path, caplog):
     (tmp_path / 'file').write_text('')
     store = Store(tmp_path / 'file', 5, CLASSES)
     assert 'posteriors are not kept' in caplog.text
-    store.add(3, 1, np.ones(CLASSES, np.float32))
-    store.save()
+    with store.writing():
+        store.add(3, 1, np.ones(CLASSES, np.float32))
+    assert len(caplog.records) == 1
     assert store.posteriors[3].sum() == CLASSES
+
+
+def test_two_evaluations_of_one_key(kept, caplog) -> None:
+    """The second one's answer is right, and not kept; the first one's is neither lost nor mixed."""
+    (kept / stores.PROGRESS).unlink()  # both begin
+    first, second = Store(kept, IMAGES, CLASSES), Store(kept, IMAGES, CLASSES)
+    rows = np.random.default_rng(1).dirichlet(np.ones(CLASSES), IMAGES).astype(np.float32)
+    with first.writing():
+        for index in range(3):
+            first.add(index, 0, rows[index])
+        with second.writing():
+            for index in range(IMAGES):
+                second.add(index, 0, rows[::-1][index])
+        assert 'posteriors are not kept' in caplog.text
+        assert f'in use: process {os.getpid()} on ' in caplog.text
+        for index in range(3, IMAGES):
+            first.add(index, 0, rows[index])
+    np.testing.assert_array_equal(first.posteriors, rows)
+    np.testing.assert_array_equal(second.posteriors, rows[::-1])
+    after = Store(kept, IMAGES, CLASSES)
+    assert after.complete
+    np.testing.assert_array_equal(after.posteriors, rows)
+    assert {path.name for path in kept.iterdir()} == {stores.ROWS, stores.PROGRESS}
+
+
+@pytest.mark.parametrize('begun', [True, False])
+def test_an_answer_that_is_begun_anew_leaves_its_readers_alone(kept, caplog, begun: bool) -> None:
+    """Who has opened it goes on reading what it read, and writes nothing over what came."""
+    if not begun:
+        (kept / stores.PROGRESS).unlink()
+    reader = Store(kept, IMAGES, CLASSES)
+    before = np.array(reader.posteriors)
+    other = Store(kept, IMAGES, CLASSES)
+    rows = np.full((IMAGES, CLASSES), 1 / CLASSES, np.float32)
+    with other.writing():
+        for index in range(IMAGES):
+            other.add(index, 0, rows[index])
+    if begun:
+        with reader.writing():
+            reader.add(1, 1, rows[1])
+        assert 'another evaluation has written there meanwhile' in caplog.text
+        np.testing.assert_array_equal(Store(kept, IMAGES, CLASSES).posteriors, rows)
+    else:
+        np.testing.assert_array_equal(reader.posteriors, before)
+
+
+def test_an_answer_is_only_read_until_it_is_written(kept) -> None:
+    """So that one on a disk of archives serves as well."""
+    store = Store(kept, IMAGES, CLASSES)
+    assert not store.posteriors.flags.writeable
+    with store.writing():
+        assert store.posteriors.flags.writeable
 
 
 def test_ensemble_averages_posteriors(setting, tmp_path):

@@ -1,10 +1,12 @@
 """One process of an evaluation by several: python -m tests.evaluation.worker JOB.json INDEX.
 
 JOB.json: address, processes, protocol, folder, and perhaps `dies_after` (images finished).
-Each process leaves `decoded_<index>.json`, the images it decoded, and `result_<index>.npz`.
+Each process leaves `decoded_<index>.json`, the images it decoded, `warnings_<index>.json`, what it
+said of those that are none, and `result_<index>.npz`.
 """
 
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -79,7 +81,10 @@ def main() -> None:
     if job.get('dies_after') and index == 0:
         die_after(job['dies_after'])
 
-    decoded = note_decoded()
+    decoded, warnings = note_decoded(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
     config, source = settings(job['protocol']), pictures()
     model = models.build(config.model)
     store = stores.Store(folder / 'store', len(source), CLASSES)
@@ -88,6 +93,7 @@ def main() -> None:
         store=store,
     )  # fmt: skip
     (folder / f'decoded_{index}.json').write_text(json.dumps(decoded))
+    (folder / f'warnings_{index}.json').write_text(json.dumps(warnings))
     np.savez(
         folder / f'result_{index}.npz', labels=result.labels, classes=result.classes,
         probabilities=result.probabilities, counted=result.counted,

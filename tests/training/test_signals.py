@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM, sent to a process that has asked to be told."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -79,3 +80,45 @@ def test_while_the_main_thread_is_busy(signals: int, code: int) -> None:
     assert process.returncode == code
     assert ('goes on from its last complete checkpoint' in errors) == (code == 75)
     assert time.monotonic() - began < 10  # 1 s on a machine with nothing else to do
+
+
+def test_nobody_listens() -> None:
+    """As after the end of what has started it: the first signal asks, the second one ends it."""
+    for numbers, code in (((signal.SIGTERM,), 0), ((signal.SIGTERM, signal.SIGTERM), 143)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        words = [sys.executable, '-c', PROGRAM, *(str(int(number)) for number in numbers)]
+        ended = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=writer, text=True,
+                               timeout=60, check=False)  # fmt: skip
+        os.close(writer)
+        assert ended.stdout.startswith('stopped\n')
+        assert ended.returncode == code
+
+
+# The others are asked through a store that counts, and ends the process once JAX has shut down.
+POLLED = """
+import os, time
+from cnn_arch import cluster
+from cnn_arch.training import signals
+cluster.processes = lambda: 2
+shut_down = False
+
+def look(key):
+    if shut_down:
+        os.abort()
+    time.sleep(0.01)  # a shutdown in between is just as bad
+    if shut_down:
+        os.abort()
+
+cluster.look, signals.POLL = look, 0.01
+with signals.StopRequest(60.0).agreed():
+    time.sleep(0.3)
+shut_down = True
+time.sleep(0.5)
+"""
+
+
+def test_the_others_are_not_asked_after_the_end() -> None:
+    words = [sys.executable, '-c', POLLED]
+    ended = subprocess.run(words, cwd=ROOT, timeout=60, check=False)
+    assert ended.returncode == 0

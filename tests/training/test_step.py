@@ -200,7 +200,7 @@ def test_checkpoints_of_an_earlier_version_are_one_line(tmp_path: pathlib.Path) 
     config = configuration.load('configs/lenet.py:lenet5')
     model, devices = models.build(config.model), mesh.create_mesh(config.mesh)
     state = steps.create_state(model, config, devices)
-    workdir.open_workdir(tmp_path, config)
+    workdir.write_config(tmp_path, config)
     item, rest = state.model(), state.training()
     del rest['updates']
     with checkpoint.opened(tmp_path, config.checkpoint) as checkpoints:

@@ -24,6 +24,7 @@ from cnn_arch.errors import UserError
 from cnn_arch.weights import __main__ as weights_command
 from cnn_arch.weights import importer, initial, public, trained
 from tests.evaluation.common import random_variables
+from tests.test_owner import written
 from tests.weights import common
 
 LAYERS = [4, 'M', 8, 'M', 8, 8, 'M', 'M', 'M']
@@ -95,6 +96,39 @@ def test_whole_file(arrays: Arrays, convert, tmp_path: pathlib.Path) -> None:
     code, error = convert(arrays)
     assert code == 2
     assert 'it exists; choose another folder' in error
+
+
+def test_what_killed_imports_left_goes(arrays: Arrays, convert, tmp_path: pathlib.Path) -> None:
+    """Of the same folder; what another import is at, here or elsewhere, stays."""
+    to = tmp_path / 'to'
+    to.mkdir()
+    dead = written(to / '.weights-dead', started='1')
+    (dead / 'whole').mkdir()
+    living = [written(to / '.weights-here'), written(to / '.weights-there', place='elsewhere')]
+    others = [written(to / '.weights2', started='1'), written(to / '.other-dead', started='1')]
+    assert convert(arrays)[0] == 0
+    assert {*to.iterdir()} == {to / 'weights', *living, *others}
+
+
+def test_two_imports_at_once(
+    arrays: Arrays, config: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is ready first is there, whole; the other one says so."""
+    safetensors.numpy.save_file(arrays, tmp_path / 'source.safetensors')
+    to = tmp_path / 'to' / 'weights'
+    argv = [str(tmp_path / 'source.safetensors'), f'--config={config}', f'--to={to}']
+    save = importer.checkpoint.save_weights
+
+    def meanwhile(folder: pathlib.Path, variables: Any) -> None:
+        save(folder, variables)
+        monkeypatch.setattr(importer.checkpoint, 'save_weights', save)
+        assert weights_command.main(argv) == 0
+
+    monkeypatch.setattr(importer.checkpoint, 'save_weights', meanwhile)
+    with pytest.raises(UserError, match='it exists; choose another folder'):
+        weights_command.main(argv)
+    assert [path.name for path in to.parent.iterdir()] == ['weights']
+    assert trained.find(to).missing == []
 
 
 def test_left_over(arrays: Arrays, convert) -> None:
