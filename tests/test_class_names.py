@@ -238,7 +238,7 @@ def test_names_that_are_damaged(run, data, say, tmp_path) -> None:
 
 
 def test_weights_of_1000_classes_are_ilsvrcs(tmp_path) -> None:
-    record = dict.fromkeys(trained.RECORDED, '') | {
+    record = {key: kind() for key, kind in trained.RECORDED.items()} | {
         'missing': [], 'network': {'model.num_classes': 1000}, 'classes': synsets.ilsvrc_2012()
     }  # fmt: skip
     (tmp_path / 'w').mkdir()

@@ -176,7 +176,8 @@ def test_a_finished_run_stays_as_it_is(undisturbed: pathlib.Path) -> None:
 
 def test_a_test_of_its_own_and_again_with_another(tmp_path: pathlib.Path) -> None:
     """Validations by `train.eval_protocol`; the result is the test's, also where that changes."""
-    flags = [*SMALL, '--config.train.steps=20', '--config.train.eval_every=10',
+    short = [flag for flag in SMALL if 'train.steps' not in flag and 'eval_every' not in flag]
+    flags = [*short, '--config.train.steps=20', '--config.train.eval_every=10',
              '--config.train.eval_protocol=center', '--config.optim.freeze=C1/*',
              f'--workdir={tmp_path}']  # fmt: skip
     train(*flags, '--config.eval.protocol=ten_crop')

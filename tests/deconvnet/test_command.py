@@ -131,7 +131,7 @@ def test_incomplete_weights_serve_as_far_as_they_reach(pictures, tmp_path):
     save_file({'features.0.weight': rng.standard_normal((64, 3, 3, 3)).astype(np.float32),
                'features.0.bias': np.zeros(64, np.float32)}, source)  # fmt: skip
     weights = tmp_path / 'weights'
-    importer.import_weights(source, None, config, [], weights, partial=True)
+    importer.import_weights(source, '', config, [], weights, partial=True)
     words = [f'--config={config}', f'--weights={weights}', f'--out={tmp_path / "out"}',
              '--config.data.source=folder', f'--config.data.dir={pictures}',
              '--config.eval.batch_size=8']  # fmt: skip
