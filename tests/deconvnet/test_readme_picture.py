@@ -32,7 +32,7 @@ def test_the_picture_is_small_and_its_command_is_complete():
 def test_the_command_makes_the_picture(tmp_path):
     config = 'configs/alexnet.py:one_tower'
     source = shared_data('weights') / 'alexnet_torchvision_features.safetensors'
-    importer.import_weights(source, None, config, [], tmp_path / 'weights', partial=True)
+    importer.import_weights(source, '', config, [], tmp_path / 'weights', partial=True)
     places = {'WEIGHTS': tmp_path / 'weights', 'PICTURES': shared_data('ilsvrc_sample'),
               'gallery': tmp_path / 'gallery'}  # fmt: skip
     words = [
