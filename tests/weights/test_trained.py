@@ -13,7 +13,8 @@ from cnn_arch.weights import importer, public
 from cnn_arch.weights.families import FAMILIES
 from cnn_arch.weights.trained import Weights
 
-LAYOUTS = {'keras': 'keras', 'torchvision': 'torch', 'timm': 'torch', 'caffe': 'caffe'}
+LAYOUTS = {'keras': 'keras', 'torchvision': 'torch', 'timm': 'torch', 'caffe': 'caffe',
+           'cifar': 'torch'}  # fmt: skip
 
 
 def loaded(row: Row):
