@@ -17,6 +17,12 @@ class Refused(Exception):
     """What a reader of ours finds wrong with a file; its text becomes part of the one line."""
 
 
+def user_cache() -> pathlib.Path:
+    """Where this user's programs keep what can be made again, of this project."""
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    return pathlib.Path(home) / 'cnn_arch'
+
+
 def open_regular(path: pathlib.Path) -> BinaryIO:
     """The file, opened to be read.
 

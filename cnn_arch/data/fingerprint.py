@@ -2,7 +2,7 @@
 
 Every image's name, label and content counts, in order; a sample would not do. Files are read whole
 once: then a file's size, times, inode and device stand for its content, as in git's index, and so
-50,000 pictures are known again in half a second. What is remembered of the files below a folder
+50,000 pictures are known again in two seconds. What is remembered of the files below a folder
 lies in the user's cache, `$XDG_CACHE_HOME/cnn_arch/hashes` (~/.cache without it), one file for each
 folder, with a checksum of itself. It is used only where it is whole and nobody but this user can
 write it.
@@ -25,6 +25,7 @@ import numpy as np
 
 from cnn_arch.data.sources import ArraySource, FileSource, Source, TfdsSource
 from cnn_arch.errors import UserError
+from cnn_arch.files import user_cache
 
 # What tells sources apart beside their images; None where a source has no such part.
 PARTS = ('name', 'num_classes', 'complete', 'classes')
@@ -189,8 +190,7 @@ class _Cache:
     """What is remembered of the files below a folder; what goes wrong with it costs only time."""
 
     def __init__(self, root: str):
-        home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-        self._folder = pathlib.Path(home) / 'cnn_arch' / 'hashes'
+        self._folder = user_cache() / 'hashes'
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
         self._path = self._folder / f'{name}.v{VERSION}.json'
 

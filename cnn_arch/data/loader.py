@@ -49,10 +49,11 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 def indices(seed: int, size: int, positions: range) -> np.ndarray:
     """Which of `size` images stands at each position of the stream, int64 [positions]."""
-    epochs = range(positions.start // size, (positions.stop - 1) // size + 1)
-    orders = [permutation(seed, epoch, size) for epoch in epochs]
-    start = positions.start - epochs.start * size
-    return np.concatenate(orders)[start : start + len(positions)]
+    parts = []
+    for epoch in range(positions.start // size, (positions.stop - 1) // size + 1):
+        first, last = positions.start - epoch * size, positions.stop - epoch * size
+        parts.append(permutation(seed, epoch, size)[max(0, first) : last])
+    return np.concatenate(parts)
 
 
 def sampling_seed(config: ml_collections.ConfigDict) -> int:

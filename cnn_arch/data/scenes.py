@@ -13,6 +13,7 @@ import tempfile
 import numpy as np
 import PIL.Image
 
+from cnn_arch import files
 from cnn_arch.data import digits
 
 VERSION = 1  # of the pictures: they are made again when this changes
@@ -28,8 +29,7 @@ def prepare(directory: str) -> pathlib.Path:
     Lies in `directory`, or without one in the user's cache. A run that is interrupted leaves
     nothing behind that a later one would trust.
     """
-    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    root = pathlib.Path(directory) if directory else pathlib.Path(cache) / 'cnn_arch'
+    root = pathlib.Path(directory) if directory else files.user_cache()
     folder = root / f'digits_scenes_v{VERSION}'
     if folder.is_dir():
         return folder

@@ -167,8 +167,7 @@ def find(source: str) -> tuple[pathlib.Path, str]:
 
 def folder() -> pathlib.Path:
     """Where public files are looked for and kept."""
-    cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-    return pathlib.Path(cache) / 'cnn_arch' / 'weights'
+    return files.user_cache() / 'weights'
 
 
 def _recognise(path: pathlib.Path) -> str:
