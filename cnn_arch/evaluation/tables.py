@@ -425,8 +425,9 @@ def set_keys(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> No
         node = config
         for parent in parents:
             node = node[parent]
+        value = tuple(value) if isinstance(value, list) else value  # as JSON has tuples
         if parents == ['model', 'options']:
             with node.unlocked():
                 node[leaf] = value
         else:
-            node[leaf] = tuple(value) if isinstance(value, list) else value
+            node[leaf] = value

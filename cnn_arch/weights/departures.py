@@ -59,12 +59,7 @@ def complete(leaves: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """A configuration from dotted keys, whose lists JSON made of tuples; base.py has the rest."""
     config = base.get_config()
     with config.unlocked():
-        for key, value in leaves.items():
-            *parents, leaf = key.split('.')
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[leaf] = tuple(value) if isinstance(value, list) else value
+        set_keys(config, leaves)
     return config.lock()
 
 
